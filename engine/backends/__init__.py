@@ -1,0 +1,1 @@
+"""Engines, one file each, and the child process that hosts one of them."""

@@ -1,0 +1,75 @@
+"""run.json: what was run. The struct only; `engine.journal` reads and publishes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.job import JobState
+from engine.protocol import Counts, EngineSettings, RunSettings
+
+RECORD_VERSION = 1
+
+
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything besides the request itself that an answer depends on. Resume compares these field by field."""
+
+    model: str = ""  # digest of the model file, see engine.models
+    model_name: str = ""
+    template: str = ""  # digest of the chat template or "harmony"
+    engine: str = ""
+    engine_version: str = ""
+    context: int = 0  # tokens per slot: decides which requests are refused or cut
+    kv_type: str = ""
+    defaults: dict[str, Any] = {}  # body parameters for lines that lack them
+    seed: int = 0
+    date: str = ""  # what chat templates print
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Sentences like `context: 4096 before, 2048 now`, empty where nothing differs."""
+        return [
+            f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now"
+            for name in self.__struct_fields__
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One stretch of work on a run, from start or resume to its end."""
+
+    started: float
+    ended: float | None = None
+    end_state: str = ""
+    forced: list[str] = []  # fingerprint differences that --force accepted
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """All of run.json. Sizes bytes, times Unix seconds."""
+
+    version: int = RECORD_VERSION
+    job: str
+    state: JobState
+    sentence: str = ""
+    order: int = 0
+    input_path: str
+    input_sha256: str = ""
+    input_bytes: int = 0
+    endpoint: str = ""
+    settings: RunSettings = RunSettings()
+    engine: EngineSettings = EngineSettings()
+    fingerprint: Fingerprint | None = None
+    versions: dict[str, str] = {}
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    active_s: float = 0.0
+    counts: Counts = Counts()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    restarts: int = 0
+    aborted: list[str] = []  # custom_ids taken out by a person, to be put back
+    removed: bool = False  # taken off the list by a person; the folder stays
+    sessions: list[Session] = []
