@@ -71,5 +71,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     restarts: int = 0
     aborted: list[str] = []  # custom_ids taken out by a person, to be put back
+    retry_failed: bool = False  # a person asked to run failed requests again; until the job is done once more
     removed: bool = False  # taken off the list by a person; the folder stays
     sessions: list[Session] = []
