@@ -10,6 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+SOCKET_NAME = "runner.sock"
+SOCKET_PATH_BYTES = 100
+"""sun_path holds 108 bytes on Linux, 104 elsewhere, with a closing NUL."""
+
 
 class Workspace(msgspec.Struct, frozen=True):
     """`root` is absolute and resolved: two spellings of one folder are one workspace."""
@@ -50,14 +54,17 @@ class Workspace(msgspec.Struct, frozen=True):
     @property
     def socket_folder(self) -> Path:
         """0700, outside the workspace: socket paths are limited to about 100 bytes and need a local file system."""
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         base = os.environ.get("XDG_RUNTIME_DIR")
-        name = f"gptoss-tui-{os.getuid()}"
-        parent = Path(base) / "gptoss-tui" if base and Path(base).is_dir() else Path(tempfile.gettempdir()) / name
-        return parent / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        if base and Path(base).is_dir():
+            folder = Path(base) / "gptoss-tui" / digest
+            if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_BYTES:
+                return folder
+        return Path(tempfile.gettempdir()) / f"gptoss-tui-{os.getuid()}" / digest
 
     @property
     def socket(self) -> Path:
-        return self.socket_folder / "runner.sock"
+        return self.socket_folder / SOCKET_NAME
 
     def run_folder(self, job: str) -> Path:
         return self.results / job

@@ -1,0 +1,226 @@
+"""The gptoss-tui command: options in, exit code out. Picks lines or JSON by what it is talking to."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from engine.errors import ExitCode, GptossError, UsageError
+from engine.workspace import Workspace
+from tui import commands
+from tui.console import Console
+from tui.text import one_line, safe
+
+PROGRAM = "gptoss-tui"
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+"""As shells count: 128 + the signal's number."""
+
+EPILOG = """\
+exit codes: 0 all succeeded, 3 some requests failed, 4 ended early and can be resumed, 2 wrong use, 1 anything else.
+JOB may be left out where only one job fits, and shortened to a unique beginning.
+`%(prog)s COMMAND --help` has the rest.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong use is an error like all others: one sentence, what to do, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, advice=f"`{self.prog} --help` shows how it is used.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; completions and help are made from it."""
+    top = _Parser(
+        prog=PROGRAM,
+        description="Run batches of language model requests on your own GPU, from a terminal.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and end")
+    _workspace(top)
+    sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, help_text: str, handler: commands.Handler | None) -> argparse.ArgumentParser:
+        made = sub.add_parser(name, help=help_text, description=f"{help_text}.", allow_abbrev=False)
+        made.set_defaults(handler=handler)
+        _workspace(made)
+        return made
+
+    _add_run(add("run", "run batch files and watch them; Ctrl-C leaves them running", commands.run))
+    made = add("status", "list the jobs of this workspace", commands.status)
+    _job(made)
+    made.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    _json(made)
+    made = add("attach", "watch a job that runs; Ctrl-C leaves it running", commands.attach)
+    _job(made)
+    _json(made)
+    made = add("pause", "pause a job when its running requests are through", commands.pause)
+    _job(made)
+    made.add_argument("--now", action="store_true", help="abort running requests; their text so far is kept")
+    made = add("resume", "let a paused, failed, aborted or interrupted job go on", commands.resume)
+    _job(made)
+    made.add_argument("--force", action="store_true", help="although the settings changed since; it is noted")
+    made = add("abort", "end a job, or one request of it; what is done stays", commands.abort)
+    _job(made)
+    made.add_argument("--request", metavar="ID", help="only the request with this custom_id")
+    made = add("restore", "put aborted requests of a job back", commands.restore)
+    _job(made)
+    made.add_argument("--request", metavar="ID", help="only the request with this custom_id")
+    _job(add("retry", "run the failed requests of a job again", commands.retry))
+    _job(add("remove", "take a job off the list; its files stay", commands.remove))
+    made = add("move", "move a queued job in the queue", commands.move)
+    _job(made)
+    made.add_argument("by", metavar="BY", type=int, help="places; negative is earlier")
+    made = add("validate", "list all that is wrong with a batch file; runs nothing", commands.validate)
+    made.add_argument("file", metavar="FILE")
+    _json(made)
+    made = add("verify", "check that the results of a run add up and are undamaged", commands.verify)
+    _run(made)
+    _json(made)
+    made = add("export", "write the results of a run in the order of the input", commands.export)
+    _run(made)
+    made.add_argument("--out", metavar="F", help="where to (default: in the run's folder)")
+    made.add_argument("--force", action="store_true", help="replace existing files")
+    _json(made)
+    add("stop", "end the background process; running jobs are paused", commands.stop)
+    _json(add("doctor", "engines, GPU, versions: what is missing and how to get it", commands.doctor))
+    made = add("completion", "print a shell completion script", None)
+    made.add_argument("shell", choices=("bash", "zsh", "fish"))
+    return top
+
+
+def _add_run(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "files", metavar="FILE", nargs="+", help="batch file (.jsonl), or a text file with a prompt a line"
+    )
+    made.add_argument("--detach", action="store_true", help="only start it")
+    _json(made)
+    made.add_argument("--show-answers", action="store_true", help="print each answer when it is on disk")
+    engine = made.add_argument_group("model and engine (else: environment, gptoss.toml, built in)")
+    engine.add_argument("--model", metavar="M", help="a GGUF file or the name of one")
+    engine.add_argument("--slots", metavar="N", type=int, help="requests generated at the same time")
+    engine.add_argument("--context", metavar="N", type=int, help="tokens a slot holds, prompt and answer together")
+    engine.add_argument("--batch", metavar="N", type=int, help="tokens of one engine step")
+    engine.add_argument("--ubatch", metavar="N", type=int, help="tokens of one pass on the device")
+    engine.add_argument("--kv-type", metavar="T", help="number format of the KV cache: f16, f32, q8_0, q4_0")
+    engine.add_argument(
+        "--kv-unified", action="store_const", const=True, default=None, help="one KV cache shared by all slots"
+    )
+    engine.add_argument("--gpu-layers", metavar="N", type=int, help="layers on the GPU: -1 all, 0 none")
+    engine.add_argument("--threads", metavar="N", type=int, help="processor threads, 0: chosen by the machine")
+    requests = made.add_argument_group("requests")
+    requests.add_argument("--seed", metavar="N", type=int, help="seed of the run")
+    requests.add_argument("--temperature", metavar="X", type=float, help="for lines that don't say")
+    requests.add_argument("--max-tokens", metavar="N", type=int, help="for lines that don't say")
+    requests.add_argument("--reasoning-effort", metavar="E", help="for lines that don't say: low, medium, high")
+    requests.add_argument(
+        "--skip-invalid",
+        action="store_const",
+        const=True,
+        default=None,
+        help="run the good lines, give the others errors",
+    )
+    requests.add_argument("--limit", metavar="N", type=int, help="only the first N requests")
+
+
+def _job(made: argparse.ArgumentParser) -> None:
+    made.add_argument("job", metavar="JOB", nargs="?", help="may be left out where only one fits")
+
+
+def _run(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", metavar="RUN", nargs="?", help="a job, or its folder")
+
+
+def _json(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
+def _workspace(made: argparse.ArgumentParser) -> None:
+    # SUPPRESS: before or after the subcommand, and the one does not reset the other.
+    made.add_argument(
+        "--workspace",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder with batches/ and results/ (default: here)",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Every failure ends here as a sentence."""
+    console = Console()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(console, arguments)
+    except GptossError as error:
+        console.close()
+        _tell(error, as_json="--json" in arguments)
+        return int(error.exit_code)
+    except BrokenPipeError:
+        _silence()
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        console.close()
+        return INTERRUPTED
+    except OSError as error:
+        console.close()
+        _tell(GptossError(f"{error.filename or PROGRAM}: {error.strerror or error}"), as_json="--json" in arguments)
+        return int(ExitCode.FAILED)
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+def _main(console: Console, arguments: Sequence[str]) -> int:
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.version:
+        print(f"{PROGRAM} {metadata.version(PROGRAM)}")
+        return ExitCode.OK
+    if options.command is None:
+        print(top.format_help(), end="")
+        return ExitCode.OK
+    if options.handler is None:
+        from tui import completion
+
+        print(completion.script(options.shell, top), end="")
+        return ExitCode.OK
+    workspace = Workspace.at(getattr(options, "workspace", None))
+    if not workspace.root.is_dir():
+        raise UsageError(f"there is no folder {workspace.root}", advice="Make it, or name another: --workspace DIR.")
+    try:
+        return int(asyncio.run(options.handler(commands.Context(console, workspace, options))))
+    finally:
+        console.close()
+
+
+def _tell(error: GptossError, *, as_json: bool) -> None:
+    if as_json:
+        item: dict[str, Any] = {
+            "event": "error",
+            "code": error.code,
+            "message": error.message,
+            "advice": error.advice,
+            "exit_code": int(error.exit_code),
+        }
+        print(json.dumps(item), flush=True)
+    print(f"{PROGRAM}: {safe(error.message)}", file=sys.stderr)
+    if error.advice:
+        print(f"  {one_line(error.advice)}", file=sys.stderr)
+
+
+def _silence() -> None:
+    """The reader has gone; Python would complain once more when it flushes stdout at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
