@@ -134,15 +134,13 @@ def main() -> None:
         json.dump(result, sys.stdout, indent=2)
         print()
         return
-    print(
-        f"{args.model.name}, {threads} threads of {os.cpu_count()} cores, prompts of {args.prompt}, {args.tokens} generated"
-    )
+    print(f"{args.model.name}, {threads} threads of {os.cpu_count()} cores")
+    print(f"{args.requests} requests of {args.prompt} prompt and {args.tokens} generated tokens")
     print(f"{'slots':>5}  {'tok/s':>8}  {'against 1st':>11}  all rounds")
     for one, of in zip(best, rounds, strict=True):
         gain = one.tokens_per_s / best[0].tokens_per_s
-        print(
-            f"{one.slots:>5}  {one.tokens_per_s:>8,.0f}  {gain:>10.2f}x  {', '.join(f'{r.tokens_per_s:,.0f}' for r in of)}"
-        )
+        each = ", ".join(f"{r.tokens_per_s:,.0f}" for r in of)
+        print(f"{one.slots:>5}  {one.tokens_per_s:>8,.0f}  {gain:>10.2f}x  {each}")
 
 
 if __name__ == "__main__":

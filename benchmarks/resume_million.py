@@ -2,8 +2,8 @@
 
     python benchmarks/resume_million.py --lines 1000000
 
-Writes an input of that many lines and a journal in which all are answered, then measures `resume` from the command to the
-job's end: reading and checking the input, recovering and checking the journal (every seal), matching the two.
+Writes an input of that many lines and a journal in which all are answered, then measures `resume` from the command to
+the job's end: reading and checking the input, recovering and checking the journal (every seal), matching the two.
 Prints seconds and the runner's peak memory. Needs about 1.2 KB of disk a line, in --folder (default: a temporary one).
 """
 
@@ -43,7 +43,8 @@ def write_files(workspace: Path, lines: int) -> None:
         for n in range(lines):
             body = {"model": "nano", "messages": [{"role": "user", "content": f"What is {n} + 30?"}]}
             batch.write(
-                msgspec.json.encode({"custom_id": f"request-{n:07}", "method": "POST", "url": url, "body": body}) + b"\n"
+                msgspec.json.encode({"custom_id": f"request-{n:07}", "method": "POST", "url": url, "body": body})
+                + b"\n"
             )
             request = Request(f"request-{n:07}", url, body, n + 1, request_id(url, body))
             output.write(success_line(request, completion, model="nano", created=1_760_000_000).data)

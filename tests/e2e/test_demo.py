@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from openai.types import Batch
@@ -107,13 +106,16 @@ def test_bad_lines_are_all_reported_and_nothing_is_started(box: Box) -> None:
 
 def test_plain_prompts_run_too(box: Box) -> None:
     source = box.root / "prompts.txt"
-    source.write_text("What is 12 + 30?\nReverse the word \"house\".\n", encoding="utf-8")
+    source.write_text('What is 12 + 30?\nReverse the word "house".\n', encoding="utf-8")
     box.run("run", source, "--temperature", "0")
-    said = {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in box.lines("prompts-1")}
+    said = {
+        line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]
+        for line in box.lines("prompts-1")
+    }
     assert said == {"line-1": "42", "line-2": "esuoh"}
 
 
-def test_two_files_queue_and_run_one_after_another(box: Box, tmp_path: Path) -> None:
+def test_two_files_queue_and_run_one_after_another(box: Box) -> None:
     first, second = box.batch("demo_10"), box.batch("batch_10")
     box.run("run", first, second)
     assert box.state("demo_10-1") == box.state("batch_10-1") == "done"

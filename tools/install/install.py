@@ -7,8 +7,9 @@ llama-cpp-python is the slow part: it compiles llama.cpp. It is built here on it
   - only what this program uses is compiled (see llama_cpp_slim.cmake),
   - a card that nvcc and the driver can serve gets a CUDA build, everything else a CPU build, and it says which,
   - progress is visible,
-  - the wheel is kept. pip's own cache can't be used: its key is the source file alone, so it would hand a CPU build to a
-    machine that has got a GPU meanwhile, and a build for this processor to another one that shares the home folder.
+  - the wheel is kept, in a folder of its own. pip's cache can't do that: its key is the source file alone, so it would
+    hand a CPU build to a machine that has got a GPU meanwhile, and a build for this processor to another one that
+    shares the home folder.
 """
 
 from __future__ import annotations
@@ -182,15 +183,15 @@ def main() -> None:
     house = wheelhouse(requirement, build)
     print(f"{requirement}: {build.sentence}", flush=True)
     if not any(house.glob("llama_cpp_python-*.whl")):
-        print("  this takes about 3 minutes on 2 cores (CPU), longer with CUDA; it is kept for the next time", flush=True)
+        print("  takes about 3 minutes on 2 cores (CPU), longer with CUDA; kept for the next time", flush=True)
         build_llama(python, requirement, build, house)
     else:
         print("  built before on this machine: used again", flush=True)
     wheel = str(next(house.glob("llama_cpp_python-*.whl")))
     print("packages: installing", flush=True)
     marker = options.venv / ".llama-wheel"  # which build is installed: pip compares versions only, not builds
-    again = [] if marker.exists() and marker.read_text(encoding="utf-8") == wheel else ["--force-reinstall", "--no-deps"]
-    pip(python, "install", "--no-input", "-c", str(CONSTRAINTS), *again, wheel)
+    if not marker.exists() or marker.read_text(encoding="utf-8") != wheel:
+        pip(python, "install", "--no-input", "-c", str(CONSTRAINTS), "--force-reinstall", "--no-deps", wheel)
     marker.write_text(wheel, encoding="utf-8")
     extras = f"[{options.extras}]" if options.extras else ""
     pip(python, "install", "--no-input", "-c", str(CONSTRAINTS), "-e", f"{ROOT}{extras}")

@@ -1,0 +1,81 @@
+"""A job as the runner holds it: its record, and its live part while it runs. A small mutable holder."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from engine import job as states
+from engine.job import JobState
+from engine.protocol import JobView
+from engine.record import RunRecord
+
+
+class Live(Protocol):
+    """What only a running job knows."""
+
+    def refreshed(self, record: RunRecord) -> RunRecord:
+        """The record with present counts, tokens and times."""
+        ...
+
+    def lively(self, view: JobView) -> JobView:
+        """The view with rates, time left and progress."""
+        ...
+
+
+class Job:
+    """One run of the workspace."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.live: Live | None = None
+        self.force = False  # resume was told to go on although settings changed
+        self.changed = False  # since the last JobChanged
+        self.saving = asyncio.Lock()  # run.json always gets the newest record, one write at a time
+
+    @property
+    def id(self) -> str:
+        return self.record.job
+
+    @property
+    def state(self) -> JobState:
+        return self.record.state
+
+    def move(self, to: JobState, sentence: str) -> None:
+        """Change the state by the table. Raises CommandRefused."""
+        state = states.move(self.id, self.record.state, to)
+        self.update(state=state, sentence=sentence)
+
+    def update(self, **changes: object) -> None:
+        self.record = msgspec.structs.replace(self.record, **changes)
+        self.changed = True
+
+    def refresh(self) -> RunRecord:
+        if self.live is not None:
+            self.record = self.live.refreshed(self.record)
+        return self.record
+
+    def view(self) -> JobView:
+        record = self.refresh()
+        view = JobView(
+            id=record.job,
+            state=record.state,
+            input_path=record.input_path,
+            created=record.created,
+            sentence=record.sentence,
+            order=record.order,
+            counts=record.counts,
+            started=record.started,
+            ended=record.ended,
+            active_s=record.active_s,
+            model=record.engine.model_name,
+            engine=record.engine.engine if record.engine.model_path else "",
+            settings=record.settings,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens,
+            reasoning_tokens=record.reasoning_tokens,
+            restarts=record.restarts,
+        )
+        return self.live.lively(view) if self.live is not None else view

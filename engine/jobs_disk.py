@@ -1,0 +1,105 @@
+"""The queue on disk: one run.json per run under results/. Loading, creating and saving them; decides nothing."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from engine.disk import IO, sync_folder
+from engine.errors import GptossError, ResultsUnwritable
+from engine.folder import read_record, write_record
+from engine.job import JobState, after_runner_death
+from engine.protocol import CLIENT_PROTOCOL, RunSettings
+from engine.record import RunRecord
+from engine.workspace import Workspace
+
+
+class Loaded(NamedTuple):
+    """All runs that can be read, and a sentence for each that can't."""
+
+    records: list[RunRecord]
+    unreadable: list[str]
+
+
+def load(workspace: Workspace) -> Loaded:
+    """Every run of the workspace as a new runner finds it. What was active belongs to a dead runner."""
+    records: list[RunRecord] = []
+    unreadable: list[str] = []
+    for name in workspace.run_names():
+        try:
+            record = read_record(workspace.run_folder(name))
+        except (GptossError, OSError, msgspec.DecodeError, ValueError) as error:
+            unreadable.append(f"results/{name}/run.json can't be read, the run is left as it is: {error}")
+            continue
+        if record.removed:
+            continue
+        # The folder is what people see and type: a renamed or copied one goes by its present name.
+        record = msgspec.structs.replace(record, job=name)
+        state = after_runner_death(record.state)
+        if state != record.state:
+            record = _interrupted(record, state)
+        records.append(record)
+    records.sort(key=lambda r: (r.order, r.created))
+    return Loaded(records, unreadable)
+
+
+def _interrupted(record: RunRecord, state: JobState) -> RunRecord:
+    """Requests in flight at the death wait again; what was fsynced since the last save is counted at resume."""
+    counts = record.counts
+    return msgspec.structs.replace(
+        record,
+        state=state,
+        sentence=f"its runner died while it was {record.state}; resume goes on without losing a saved answer",
+        counts=msgspec.structs.replace(counts, waiting=counts.waiting + counts.running, running=0),
+    )
+
+
+def create(workspace: Workspace, path: Path, settings: RunSettings, *, order: int, now: float) -> RunRecord:
+    """Make the folder of a new run and its run.json, durably. Raises ResultsUnwritable."""
+    try:
+        workspace.results.mkdir(parents=True, exist_ok=True)
+        while True:
+            name = workspace.new_run_name(path)
+            try:
+                workspace.run_folder(name).mkdir()
+            except FileExistsError:  # somebody made one by hand in this moment
+                continue
+            break
+        record = RunRecord(
+            job=name,
+            state=JobState.QUEUED,
+            sentence="waits for its turn",
+            order=order,
+            input_path=str(path),
+            settings=settings,
+            versions=versions(),
+            created=now,
+        )
+        save(workspace, record)
+        sync_folder(IO, workspace.results)
+    except OSError as error:
+        raise ResultsUnwritable(
+            f"the run's folder under {workspace.results} can't be written: {error.strerror or error}",
+            advice="Free some space or mend the permissions, then submit again.",
+        ) from error
+    return record
+
+
+def save(workspace: Workspace, record: RunRecord) -> None:
+    """Publish run.json. Raises OSError or ResultsUnwritable."""
+    write_record(workspace.run_folder(record.job), record)
+
+
+def versions() -> dict[str, str]:
+    """What answers may depend on besides the model."""
+    found = {"python": platform.python_version(), "protocol": str(CLIENT_PROTOCOL)}
+    for name in ("gptoss-tui", "llama-cpp-python"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
