@@ -4,6 +4,7 @@
     ├── UsageError              the command, a setting or the input is wrong; nothing was started
     │   ├── SettingsError       a key or value in gptoss.toml, the environment or an option
     │   ├── BatchInvalid        lines of a batch file do not hold
+    │   ├── InputChanged        the batch file is not what it was when it was read
     │   ├── JobNotFound         no such run in this workspace
     │   └── CommandRefused      the job's state does not allow this now
     ├── ResultsError            the files under results/
@@ -67,6 +68,10 @@ class SettingsError(UsageError):
 
 class BatchInvalid(UsageError):
     """Lines of the batch do not hold; the message counts them, the report lists each one."""
+
+
+class InputChanged(UsageError):
+    """The batch file is not what it was when it was read: requests would not be those that were validated."""
 
 
 class JobNotFound(UsageError):

@@ -1,4 +1,4 @@
-"""Which request next. Pure; works on the bytes of a Tally, keeps no object per request.
+"""Which request next. Pure; works on a Tally, keeps no object per request.
 
 First form: input order. Requests that were in flight at two engine deaths are suspects: they wait until all others are
 through and then run one at a time, so that a request that kills the engine takes nothing with it.
@@ -7,8 +7,6 @@ through and then run one at a time, so that a request that kills the engine take
 from __future__ import annotations
 
 from engine.tally import Place, Tally
-
-_WAITING = bytes([Place.WAITING])
 
 
 class Scheduler:
@@ -27,22 +25,22 @@ class Scheduler:
         if n <= 0 or self._alone is not None:
             return []
         found: list[int] = []
-        places, at = self._tally.places, self._from
+        at = self._from
         while len(found) < n:
-            at = places.find(_WAITING, at)
-            if at < 0:
-                at = len(places)
+            waiting = self._tally.next_waiting(at)
+            if waiting is None:
+                at = len(self._tally)
                 break
-            if at not in self._suspects:
-                found.append(at)
-            at += 1
+            if waiting not in self._suspects:
+                found.append(waiting)
+            at = waiting + 1
         # Handed-out requests are about to leave WAITING; whoever can't start one calls `requeue`.
         self._from = at
         if not found and in_flight == 0:
-            waiting = sorted(i for i in self._suspects if places[i] == Place.WAITING)
-            if waiting:
-                self._alone = waiting[0]
-                return [waiting[0]]
+            suspects = sorted(i for i in self._suspects if self._tally.place(i) == Place.WAITING)
+            if suspects:
+                self._alone = suspects[0]
+                return [suspects[0]]
         return found
 
     def requeue(self, index: int) -> None:

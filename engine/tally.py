@@ -30,6 +30,9 @@ MOVES: dict[Place, frozenset[Place]] = {
 }
 
 
+_WAITING = bytes([Place.WAITING])
+
+
 class Tally:
     """The places of all requests of one job."""
 
@@ -73,6 +76,11 @@ class Tally:
         for index in back:
             self.move(index, Place.WAITING)
         return back
+
+    def next_waiting(self, at: int) -> int | None:
+        """The first waiting request from `at` on."""
+        found = self.places.find(_WAITING, at)
+        return found if found >= 0 else None
 
     @property
     def waiting(self) -> int:

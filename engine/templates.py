@@ -77,7 +77,7 @@ class ChatTemplate:
         self._fixed: dict[str, Any] = {
             "add_generation_prompt": True,
             "bos_token": self._text(tokenizer.bos),
-            "eos_token": self._text(_eos(tokenizer)),
+            "eos_token": self._text(tokenizer.eos),
             "strftime_now": moment.strftime,
             "raise_exception": _raise_exception,
         }
@@ -253,9 +253,3 @@ def _arguments(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _eos(tokenizer: Tokenizer) -> int | None:
-    """The end-of-sequence id where the tokenizer names it (`eos`), else the lowest end token."""
-    eos = getattr(tokenizer, "eos", None)
-    return eos if isinstance(eos, int) else min(tokenizer.end_tokens, default=None)

@@ -60,6 +60,10 @@ class WordTokenizer:
         return self._bos
 
     @property
+    def eos(self) -> int | None:
+        return min(self._ends, default=None)
+
+    @property
     def chat_template(self) -> str | None:
         return self._chat_template
 
@@ -90,6 +94,7 @@ class O200k:
     size = 201_088
     end_tokens = frozenset({199_999, 200_002, 200_012})
     bos = None
+    eos = 200_002
     chat_template = None
 
     def __init__(self) -> None:
@@ -131,6 +136,7 @@ class Nano:
     """The demo model's vocabulary, through another implementation than the engine's."""
 
     bos = None
+    eos = None
 
     def __init__(self) -> None:
         self._plain = tokenizers.Tokenizer.from_file(str(NANO / "tokenizer.json"))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import batch, bodies
-from engine.batch import InputChanged, LineProblem, request_id, scan
-from engine.errors import BatchInvalid
+from engine import batch, batch_index, bodies, lines
+from engine.batch import LineProblem, request_id, scan
+from engine.errors import BatchInvalid, InputChanged
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -341,7 +341,7 @@ def test_bad_ids_never_equal_good_ones(tmp_path: Path) -> None:
 
 
 def test_equal_hashes_are_not_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_id_hash", lambda custom_id: len(custom_id))
+    monkeypatch.setattr(batch_index, "_id_hash", lambda custom_id: len(custom_id))
     result = scan(write(tmp_path, line("aa"), line("bb"), line("aa"), line("cc"), b"broken"))
     assert [(p.line, p.code) for p in result.problems] == [(3, "duplicate_custom_id"), (5, "invalid_json_line")]
     index = result.index
@@ -458,7 +458,7 @@ def test_limit_reads_less_and_digests_all(tmp_path: Path) -> None:
 
 
 def test_a_line_too_long_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MAX_LINE_BYTES", 300)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 300)
     result = scan(write(tmp_path, line("a"), line("b", user="x" * 5000), line("c")))
     assert [(p.line, p.code) for p in result.problems] == [(2, "invalid_json_line")]
     assert "longer" in result.index.problem(1).message

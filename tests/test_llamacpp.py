@@ -45,7 +45,7 @@ class Rig:
         self.keys = 0
 
     def generation(
-        self, prompt: Any = "hello there", *, sampling=GREEDY, max_tokens=24, parser=None, **kw
+        self, prompt: Any = "hello there", *, sampling=GREEDY, max_tokens=24, parser=None, stop_tokens=None, **kw
     ) -> Generation:
         self.keys += 1
         ids = self.tokenizer.encode(prompt, special=False) if isinstance(prompt, str) else prompt
@@ -54,8 +54,8 @@ class Rig:
             prompt=ids,
             sampling=sampling,
             max_tokens=max_tokens,
-            stop_tokens=self.tokenizer.end_tokens,
             make_parser=parser or (lambda choice: PlainParser(choice, self.tokenizer.piece)),
+            stop_tokens=self.tokenizer.end_tokens if stop_tokens is None else stop_tokens,
             **kw,
         )
 
@@ -156,6 +156,15 @@ async def test_stops_at_the_end_token_and_counts_it(tiny):
         assert done.finish is Finish.STOP
         assert ids_of(done.choices[0]) == [end]
         assert done.usage.completion_tokens == 1
+
+
+async def test_end_tokens_end_nothing_where_the_request_ignores_them(tiny):
+    async with loaded(tiny) as rig:
+        end = min(rig.tokenizer.end_tokens)
+        sampling = Sampling(temperature=0, logit_bias={end: 100.0})
+        done = await rig.run(sampling=sampling, stop_tokens=frozenset(), max_tokens=5)
+        assert done.finish is Finish.LENGTH
+        assert done.usage.completion_tokens == 5
 
 
 async def test_stops_at_a_stop_string_of_the_parser(endless):

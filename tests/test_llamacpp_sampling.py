@@ -20,6 +20,7 @@ class Letters:
     size = V
     end_tokens = frozenset({0})
     bos = None
+    eos = None
     chat_template = None
 
     def encode(self, text, *, special):

@@ -111,6 +111,11 @@ class Tokenizer(Protocol):
         """The id to put before raw text prompts, None where the model wants none."""
         ...
 
+    @property
+    def eos(self) -> int | None:
+        """The id whose text chat templates print as `eos_token`."""
+        ...
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Text → ids, without adding bos or eos. `special`: text like `<|end|>` becomes its control token."""
         ...

@@ -591,7 +591,7 @@ class Loop:
                     )
                     seq.silent_tokens = 0
                     self._out.append((seq.key, delta))
-        if token in generation.stop_tokens or token in self._vocabulary.end_tokens or seq.parser.stopped:
+        if token in generation.stop_tokens or seq.parser.stopped:
             self._end(seq, Finish.STOP)
         elif len(seq.ids) >= seq.limit:
             self._end(seq, Finish.LENGTH)

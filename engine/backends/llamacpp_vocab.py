@@ -31,6 +31,8 @@ class Vocabulary:
         self._forged = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))) if spelled else None
         bos = int(c.llama_vocab_bos(self._handle))
         self._bos = bos if bos >= 0 and c.llama_vocab_get_add_bos(self._handle) else None
+        eos = int(c.llama_vocab_eos(self._handle))
+        self._eos = eos if eos >= 0 else None
         template = c.llama_model_chat_template(model, None)
         self._template = template.decode("utf-8", errors="replace") if template else None
         self._pieces: dict[int, bytes] = {}
@@ -77,6 +79,10 @@ class Vocabulary:
     @property
     def bos(self) -> int | None:
         return self._bos
+
+    @property
+    def eos(self) -> int | None:
+        return self._eos
 
     @property
     def chat_template(self) -> str | None:
