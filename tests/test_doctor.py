@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import subprocess
+import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,19 +47,88 @@ def test_a_library_that_crashes_is_reported_with_its_signal() -> None:
     ("code", "loads", "gpu", "word"),
     [
         ("raise OSError('libcudart.so.12: not found')", False, False, "libcudart"),
-        ("print('offload 1 x')", True, True, ""),
-        ("print('offload 0 x')", True, False, ""),
+        ("print('noise'); print('offload 1 1.2.3 /a b/c.py')", True, True, ""),
+        ("print('offload 0 1.2.3 /a b/c.py')", True, False, ""),
+        ("print('offload 1 1.2.3 /a b/c.py', flush=True); raise SystemExit('at exit')", False, False, "at exit"),
         ("pass", False, False, "nothing"),
     ],
 )
 def test_what_loading_came_to(code: str, loads: bool, gpu: bool, word: str) -> None:
     library = doctor.load_llama_cpp(code)
     assert (library.loads, library.gpu) == (loads, gpu)
+    assert (library.version, library.file) == (("1.2.3", "/a b/c.py") if loads else ("", ""))
     assert word in library.trouble
 
 
 def test_a_hung_library_is_given_up() -> None:
     assert "did not end" in doctor.load_llama_cpp("import threading; threading.Event().wait()", limit_s=0.3).trouble
+
+
+FAKE_MODULE = "__version__ = '{version}'\ndef llama_supports_gpu_offload(): return False\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "level", "word"),
+    [
+        (FAKE_MODULE.format(version=doctor.LLAMA_CPP_VERSION), "ok", "loads, built for the CPU"),
+        (FAKE_MODULE.format(version="0.2.90"), "error", "version 0.2.90"),
+        ("import os; os.abort()", "error", "SIGABRT"),
+        ("raise RuntimeError('Failed to load shared library')", "error", "Failed to load shared library"),
+        ("", "error", "no attribute 'llama_supports_gpu_offload'"),
+        ("import threading; threading.Event().wait()", "error", "did not end within 1 s"),
+    ],
+)
+def test_a_library_is_judged_by_loading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, level: str, word: str
+) -> None:
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (finding,) = doctor.llama_cpp(limit_s=1 if "wait" in module else 60)
+    assert (finding.level, word in finding.sentence) == (level, True), finding
+    assert bool(finding.fix) is (level == "error")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["llama_cpp"]  # a crash leaves no core file
+
+
+def test_a_library_of_another_version_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tmp_path / "llama_cpp_python-0.2.90.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: llama_cpp_python\nVersion: 0.2.90\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "load_llama_cpp", lambda **_: pytest.fail("loaded"))
+    (finding,) = doctor.llama_cpp()
+    assert finding.level == "error"
+    assert "0.2.90" in finding.sentence
+    assert doctor.LLAMA_CPP_VERSION in finding.fix
+
+
+def test_a_machine_without_the_library(tmp_path: Path) -> None:
+    """A real process whose packages are all of ours but one."""
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not entry.name.lower().startswith("llama_cpp"):
+            (tmp_path / entry.name).symlink_to(entry)
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "engine.offline", "doctor", "--only", "llama.cpp"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [x["kind"] for x in lines] == ["finding", "summary"]
+    assert lines[0]["level"] == "error"
+    assert "is not installed" in lines[0]["sentence"]
+    assert "make install" in lines[0]["fix"]
+
+
+def test_half_an_installation_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "demo_model", lambda: importlib.import_module("no_such_reader"))
+    (finding,) = doctor.diagnose(Workspace.at(tmp_path), only="demo model")
+    assert finding.level == "warn"
+    assert "no_such_reader" in finding.sentence
 
 
 @pytest.mark.parametrize(
@@ -115,7 +190,10 @@ def test_socket_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 120)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    assert doctor.socket_folder(workspace).level == "error"
+    assert str(long) not in doctor.socket_folder(workspace).sentence  # the folder for temporary files is shorter
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    finding = doctor.socket_folder(workspace)
+    assert (finding.level, "TMPDIR" in finding.fix) == ("error", True)
 
 
 @pytest.mark.parametrize(

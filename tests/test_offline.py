@@ -64,6 +64,7 @@ def test_validate_lists_problems(tmp_path: Path, capfdbinary: pytest.CaptureFixt
         (["nonsense"], 2, "UsageError"),
         ([], 2, "UsageError"),
         (["export", "/nowhere"], 2, "JobNotFound"),
+        (["doctor", "--only", "weather"], 2, "UsageError"),
     ],
 )
 def test_failures_are_an_error_line(

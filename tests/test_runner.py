@@ -350,7 +350,7 @@ async def test_a_fault_in_a_job_ends_the_job_and_not_the_runner(
             raise ZeroDivisionError("of the test")
 
         with monkeypatch.context() as patch:
-            patch.setattr("engine.jobrun.take_stock", broken)
+            patch.setattr("engine.intake.take_stock", broken)
             job = await d.submit(write_batch(tmp_path / "b.jsonl", 2))
             record = await d.rests(job)
         assert record.state == JobState.FAILED

@@ -42,7 +42,7 @@ class FullDisk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
-    monkeypatch.setattr("engine.jobrun.DISK_RETRY_S", 0.3)
+    monkeypatch.setattr("engine.saving.RETRY_S", 0.3)
     return FullDisk(monkeypatch)
 
 
@@ -67,7 +67,7 @@ async def test_a_full_disk_pauses_the_job_and_it_goes_on_by_itself(tmp_path: Pat
 async def test_resume_tries_a_full_disk_at_once_and_abort_ends_it(
     tmp_path: Path, disk: FullDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.jobrun.DISK_RETRY_S", 600)
+    monkeypatch.setattr("engine.saving.RETRY_S", 600)
     async with desk(tmp_path) as d:
         disk.full = True
         job = await d.submit(write_batch(tmp_path / "b.jsonl", 6))

@@ -1,0 +1,1 @@
+"""Everything that makes the embedded demo model `nano`: tasks, tokenizer, training, export, checks."""
