@@ -126,7 +126,7 @@ def main() -> None:
     with open(os.devnull, "w") as quiet, contextlib.redirect_stderr(quiet):  # noqa: PTH123 - devnull is no path
         rounds = asyncio.run(run(args))
     best = [max(of, key=lambda r: r.tokens_per_s) for of in rounds]
-    threads = llamacpp.choose_threads(args.threads)
+    threads = llamacpp.choose_threads(args.threads, args.model.stat().st_size)
     if args.json:
         facts = {"model": args.model.name, "threads": threads, "machine": platform.machine(), "cores": os.cpu_count()}
         options = {"prompt_tokens": args.prompt, "generated_tokens": args.tokens, "requests": args.requests}

@@ -613,6 +613,3 @@ def test_a_gpu_that_is_not_used_is_never_passed_over():
     assert "no driver" in broken[0]
     for quiet in ({"gpus": []}, {"gpu_layers": 0}, {"device": "RTX 4080"}):
         assert llamacpp.gpu_warnings(**{**said, **quiet}) == []
-
-
-# --- the demo model ---------------------------------------------------------------------------------------------------
