@@ -149,8 +149,8 @@ class BatchIndex:
         """For each pair its entry, or -1: no such id in the input, -2: the id is there and its request was edited.
 
         Ids are compared by 64 bits, content by 128 bits, without reading the file; only where two ids of the input
-        share their 64 bits does the file decide. What that can get wrong, once in millions of runs of a million lines
-        each, is to call a line edited that is gone: both are run anew or left aside alike.
+        share their 64 bits does the file decide. What this can get wrong, once in 20 million runs of a million lines
+        that all left the input, is the word for one line: edited instead of gone. Neither counts as done.
         """
         if len(custom_ids) != len(request_ids):
             raise ValueError("each custom_id needs its request_id")

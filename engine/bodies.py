@@ -307,7 +307,7 @@ UNSUPPORTED: dict[str, tuple[str, str]] = {
     "bad_words": ("it is not built in", "Use `logit_bias` with -100 for the token ids."),
     "allowed_token_ids": ("it is not built in", "Use `logit_bias`."),
     "include_reasoning": ("reasoning is always kept beside the answer", "Remove it."),
-    "skip_special_tokens": ("answers never show control tokens", "Remove it."),
+    "skip_special_tokens": ("a chat answer never shows control tokens, a completion always does", "Remove it."),
     "truncate_prompt_tokens": ("prompts are never cut in silence", "Shorten the prompt."),
     "prompt_logprobs": ("only generated tokens have logprobs", "Remove it."),
     "num_ctx": ("the size of a slot is set for the whole run", "Use --context."),

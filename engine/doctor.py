@@ -12,6 +12,7 @@ import importlib.util
 import os
 import resource
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from typing import Literal
 import msgspec
 import psutil
 
-from engine.errors import GptossError, ModelError
-from engine.workspace import Workspace
+from engine.errors import GptossError, ModelError, UsageError
+from engine.workspace import SOCKET_PATH_BYTES, Workspace
 
 LLAMA_CPP = "llama-cpp-python"
 LLAMA_CPP_VERSION = "0.3.36"
@@ -68,23 +69,24 @@ def diagnose(
 
     A check that fails itself is a finding, not an exception.
     """
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "python": lambda: [python()],
+        "llama.cpp": llama_cpp,
+        "vLLM": lambda: [vllm()],
+        "GPU": gpu,
+        "demo model": demo_model,
+        "workspace": lambda: folder(workspace),
+        "socket": lambda: [socket_folder(workspace)],
+        "logout": lambda: [logout()],
+        "limits": lambda: [limits()],
+    }
+    if only is not None and only not in checks:
+        raise UsageError(f"there is no check {only!r}", advice=f"The checks are: {', '.join(checks)}.")
     found: list[Finding] = []
-    for name, check in (
-        ("python", lambda: [python()]),
-        ("llama.cpp", llama_cpp),
-        ("vLLM", lambda: [vllm()]),
-        ("GPU", gpu),
-        ("demo model", demo_model),
-        ("workspace", lambda: folder(workspace)),
-        ("socket", lambda: [socket_folder(workspace)]),
-        ("logout", lambda: [logout()]),
-        ("limits", lambda: [limits()]),
-    ):
-        if only not in (None, name):
-            continue
+    for name in checks if only is None else [only]:
         try:
-            results = list(check())
-        except (OSError, ValueError, GptossError) as e:
+            results = list(checks[name]())
+        except (OSError, ValueError, ImportError, GptossError) as e:  # an ImportError: half an installation
             results = [Finding(name, "warn", f"this could not be checked: {e}")]
         for finding in results:
             found.append(finding)
@@ -107,9 +109,10 @@ def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
 
 
 _LOAD = """
-import sys
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here: no core file for it
 import llama_cpp
-print("offload", int(llama_cpp.llama_supports_gpu_offload()), llama_cpp.__version__, flush=True)
+print("offload", int(llama_cpp.llama_supports_gpu_offload()), llama_cpp.__version__, llama_cpp.__file__, flush=True)
 """
 
 
@@ -118,6 +121,8 @@ class Library(msgspec.Struct, frozen=True):
 
     loads: bool
     gpu: bool = False
+    version: str = ""
+    file: str = ""
     trouble: str = ""
 
 
@@ -125,26 +130,39 @@ def load_llama_cpp(code: str = _LOAD, *, limit_s: float = CHILD_LIMIT_S) -> Libr
     """Load it in a child: a library built for another processor ends the process, which must not be ours."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=limit_s, check=False
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return Library(False, trouble=f"loading did not end within {limit_s:.0f} s")
+        return Library(False, trouble=f"loading did not end within {limit_s:g} s")
     except OSError as e:
         return Library(False, trouble=f"no process could be started: {e.strerror}")
     for line in done.stdout.splitlines():
-        words = line.split()
-        if done.returncode == 0 and words[:1] == ["offload"]:
-            return Library(True, gpu=words[1] == "1")
+        words = line.split(maxsplit=3)
+        if done.returncode == 0 and len(words) == 4 and words[0] == "offload":
+            return Library(True, gpu=words[1] == "1", version=words[2], file=words[3])
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it printed nothing")
     if done.returncode < 0:
-        why = f"the process died of signal {-done.returncode}"
-        if -done.returncode == 4:
+        why = f"the process died of {_signal_name(-done.returncode)}"
+        if -done.returncode == signal.SIGILL:
             why += " (an instruction this processor does not have: it was built on another machine)"
         return Library(False, trouble=f"{why}; {last.strip()}")
     return Library(False, trouble=last.strip())
 
 
-def llama_cpp() -> Iterable[Finding]:
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def llama_cpp(*, limit_s: float = CHILD_LIMIT_S) -> Iterable[Finding]:
     """The engine of this version: installed, of the right version, and loading."""
     try:
         version = importlib.metadata.version(LLAMA_CPP)
@@ -159,13 +177,21 @@ def llama_cpp() -> Iterable[Finding]:
             f"pip install {LLAMA_CPP}=={LLAMA_CPP_VERSION}",
         )
         return
-    library = load_llama_cpp()
+    library = load_llama_cpp(limit_s=limit_s)
     if not library.loads:
         yield Finding(
             "llama.cpp",
             "error",
             f"{LLAMA_CPP} {version} is installed and does not load: {library.trouble}",
             f"Build it on this machine: pip install --force-reinstall --no-cache-dir {LLAMA_CPP}=={LLAMA_CPP_VERSION}",
+        )
+        return
+    if library.version != version:
+        yield Finding(
+            "llama.cpp",
+            "error",
+            f"another llama_cpp comes before the installed one: {library.file}, version {library.version}",
+            "Take its folder out of PYTHONPATH, or start from another folder.",
         )
         return
     built = "with GPU support" if library.gpu else "for the CPU"
@@ -342,13 +368,8 @@ def file_system(place: Path, mounts: str | None = None) -> str:
 def socket_folder(workspace: Workspace) -> Finding:
     """Where the runner's socket is, or will be: ours alone."""
     place, path = workspace.socket_folder, workspace.socket
-    if len(os.fsencode(path)) > 100:
-        return Finding(
-            "socket",
-            "error",
-            f"the socket's path is too long: {path}",
-            "Set XDG_RUNTIME_DIR or TMPDIR to a shorter path.",
-        )
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        return Finding("socket", "error", f"the socket's path is too long: {path}", "Set TMPDIR to a shorter path.")
     nearest = next(p for p in (place, *place.parents) if p.exists())
     if nearest != place:
         if os.access(nearest, os.W_OK | os.X_OK):

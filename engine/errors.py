@@ -42,6 +42,17 @@ class ExitCode(enum.IntEnum):
     RESUMABLE = 4  # ended early; `resume` goes on without losing anything
 
 
+def exit_code_of_failure(failure: str) -> ExitCode:
+    """What the shell sees of a job that failed with the error of this class name.
+
+    Wrong use is told apart; whatever else ended a job, it could not go on.
+    """
+    found: object = globals().get(failure)
+    if isinstance(found, type) and issubclass(found, GptossError) and found.exit_code == ExitCode.USAGE:
+        return ExitCode.USAGE
+    return ExitCode.FAILED
+
+
 class GptossError(Exception):
     """What happened and where; `advice` says what to do next."""
 

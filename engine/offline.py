@@ -3,7 +3,7 @@
     validate FILE [--limit N] [--all]       every problem of a batch file
     verify RUN_FOLDER [--input FILE]        do the results of a run add up
     export RUN_FOLDER [--out FILE] …        results in input order
-    doctor [--workspace DIR]                what this machine has and lacks
+    doctor [--workspace DIR] [--only CHECK] what this machine has and lacks
 
 Kinds of lines: progress {fraction}, problem {a LineProblem}, finding {a doctor's Finding}, summary {…}, and
 error {code, message, advice, exit_code}. The last line is always a summary or an error. The exit code is one of

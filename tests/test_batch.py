@@ -365,6 +365,21 @@ def test_match_tells_gone_from_edited(tmp_path: Path) -> None:
     assert list(found) == [-1, *(-2 if i == 7 else 49 - i for i in range(1, 50)), -1, -2, -2]
 
 
+@pytest.mark.parametrize("odd", ["", "req_", "req_" + "0 " * 16, "req_" + "g" * 32, "req_" + "0" * 34, "0" * 36])
+def test_an_odd_request_id_matches_nothing_and_spoils_nothing(tmp_path: Path, odd: str) -> None:
+    index = scan(write(tmp_path, line("a"), line("b"))).index
+    assert list(index.match(["a"], [odd])) == [-2]
+    assert list(index.match(["a", "b", "c"], [odd, index.request_id(1), odd])) == [-2, 1, -1]
+
+
+def test_match_asks_the_index_and_not_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, line("a"), line("b", seed=1))
+    index = scan(path).index
+    path.unlink()
+    ids = [index.request_id(0), index.request_id(0), index.request_id(1)]
+    assert list(index.match(["a", "b", "c"], ids)) == [0, -2, -1]
+
+
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path, line("a"), line("b"))
     index = scan(path).index
