@@ -63,6 +63,7 @@ WAITING_EVENTS = 10_000
 
 LOG_BYTES = 4 * 1024 * 1024
 LOG_LINES = 8
+LOG_TAIL_BYTES = 64 * 1024
 
 _started: list[subprocess.Popen[bytes]] = []
 """Runners started by this process. Kept: they outlive it, and an object that is thrown away would warn of that."""
@@ -243,22 +244,23 @@ async def connect(
         )
     begun = time.monotonic()
     process: subprocess.Popen[bytes] | None = None
+    logged = 0
     with _starting_lock(workspace) as lock:
         while True:
             with contextlib.suppress(_NoRunner):
                 return await _reach(workspace, client)
             if process is not None and process.poll() is not None and not _is_held(workspace.lock_file):
-                raise _not_started(workspace, f"it ended with exit code {process.returncode}")
+                raise _not_started(workspace, f"it ended with exit code {process.returncode}", logged)
             mine = process is not None or lock.take()
             held = _is_held(workspace.lock_file)
             if mine and process is None and not held:
-                process = _spawn(workspace, command)
+                process, logged = _spawn(workspace, command)
                 begun = time.monotonic()
             waited = time.monotonic() - begun
             if waited > (LEAVING_S if held and start_s == START_S else start_s):
                 if process is not None and process.poll() is None:
                     process.send_signal(signal.SIGTERM)  # ours, and nobody knows of it
-                raise _not_started(workspace, f"it did not answer within {waited:.0f} s")
+                raise _not_started(workspace, f"it did not answer within {waited:.0f} s", logged)
             await asyncio.sleep(POLL_S)
 
 
@@ -376,12 +378,14 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *rest]), "PYTHONSAFEPATH": "1"}
 
 
-def _spawn(workspace: Workspace, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _spawn(workspace: Workspace, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """Returns it, and how many bytes its log held before it."""
     log = workspace.runner_log
     try:
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         with log.open("ab") as output:
+            logged = output.tell()
             process = subprocess.Popen(
                 [*command, "--workspace", str(workspace.root)],
                 cwd=workspace.root,
@@ -395,11 +399,11 @@ def _spawn(workspace: Workspace, command: Sequence[str]) -> subprocess.Popen[byt
     except OSError as error:
         raise RunnerUnreachable(f"no runner can be started: {error.strerror or error}") from error
     _started.append(process)
-    return process
+    return process, logged
 
 
-def _not_started(workspace: Workspace, why: str) -> RunnerUnreachable:
-    lines = _last_lines(workspace.runner_log)
+def _not_started(workspace: Workspace, why: str, logged: int) -> RunnerUnreachable:
+    lines = without_tracebacks(_log_lines(workspace.runner_log, logged))[-LOG_LINES:]
     text = "".join(f"\n    {line}" for line in lines)
     return RunnerUnreachable(
         f"the runner of {workspace.root} can't be reached: {why}"
@@ -408,15 +412,35 @@ def _not_started(workspace: Workspace, why: str) -> RunnerUnreachable:
     )
 
 
-def _last_lines(path: Path) -> list[str]:
+def _log_lines(path: Path, since: int) -> list[str]:
+    """What was logged after the first `since` bytes, of much the end."""
     try:
         with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 8192))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since if since <= size else 0, size - LOG_TAIL_BYTES))  # smaller than before: a new file
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    return text.splitlines()[-LOG_LINES:]
+    return text.splitlines()
+
+
+def without_tracebacks(lines: Sequence[str]) -> list[str]:
+    """Of each traceback (and of those it was chained to) only what it ends with: the error."""
+    kept: list[str] = []
+    inside = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            inside = True
+        elif inside and (line.startswith(" ") or not line):
+            continue
+        elif line.startswith(("During handling of the above exception", "The above exception was the direct cause")):
+            while kept and not kept[-1]:
+                kept.pop()
+            kept = kept[:-1]  # the error of the traceback before: the one that follows came of it
+        else:
+            kept.append(line)
+            inside = False
+    return [line for line in kept if line]
 
 
 # --- without a runner -------------------------------------------------------------------------------------------------
@@ -441,6 +465,7 @@ def jobs_on_disk(workspace: Workspace) -> list[JobView]:
                 input_path=record.input_path,
                 created=record.created,
                 sentence=record.sentence if state == record.state else "its runner died; `resume` goes on",
+                failure=record.failure,
                 order=record.order,
                 counts=msgspec.structs.replace(counts, waiting=counts.waiting + counts.running, running=0),
                 started=record.started,

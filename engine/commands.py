@@ -17,15 +17,16 @@ import msgspec
 from engine import jobs_disk, protocol, runplan
 from engine.errors import BatchInvalid, CommandRefused, FingerprintChanged, JobNotFound
 from engine.job import ACTIVE, RESUMABLE, JobState
-from engine.jobrun import JobRun, Wish
+from engine.jobrun import JobRun, taken_out
 from engine.jobs import Job
 from engine.protocol import Command, Reply, RunSettings
+from engine.wish import Wish
 
 if TYPE_CHECKING:
     from engine.runner import Runner
 
 _MANY = 1_000_000
-"""Stands for "as many requests as there are" where only settings, not slots, are compared."""
+"""Stands for "as many sequences as there are" where only settings, not slots, are compared."""
 
 
 class Commands:
@@ -143,33 +144,38 @@ class Commands:
             if run.wish is not None:
                 raise CommandRefused(f"{job.id} is being ended", advice="Resume it in a moment.")
             return job, f"{job.id} is {job.state} already"
-        if job.state == JobState.QUEUED:
+        if job.state == JobState.QUEUED and command.settings is None and not command.force:
             return job, f"{job.id} is queued already"
         if job.state == JobState.DONE:
             raise CommandRefused(
-                f"{job.id} is done", advice="`retry` runs its failed requests again; a new submit runs all."
+                f"{job.id} is done",
+                advice="`gptoss-tui retry` runs its failed requests again; `gptoss-tui run` runs all in a new job.",
             )
         settings = runplan.overlay(job.record.settings, command.settings)
         found = await self._differences(job, settings)
         if found and not command.force:
             raise FingerprintChanged(
                 f"resuming {job.id} would mix answers of different settings: {'; '.join(found)}",
-                advice="`resume --force` goes on and notes it; a new submit starts a run of its own.",
+                advice="`gptoss-tui resume --force` goes on and notes it; `gptoss-tui run` starts a run of its own.",
             )
-        if job.state not in RESUMABLE:  # somebody else was quicker
-            return job, f"{job.id} is {job.state} already"
-        job.force = command.force
-        job.update(settings=settings)
-        job.move(JobState.QUEUED, "waits for its turn")
+        was = job.state
+        if was not in RESUMABLE and was != JobState.QUEUED:  # somebody else was quicker
+            return job, f"{job.id} is {was} already"
+        # An earlier consent that no engine has run under yet still holds, but only for what it was given for.
+        force = command.force or (job.record.force and command.settings is None)
+        job.update(settings=settings, force=force)
+        if was != JobState.QUEUED:
+            job.move(JobState.QUEUED, "waits for its turn")
         await self._changed(job)
-        return job, f"{job.id} is queued again" + (f", mixing: {'; '.join(found)}" if found else "")
+        queued = "still queued" if was == JobState.QUEUED else "queued again"
+        return job, f"{job.id} is {queued}" + (f", mixing: {'; '.join(found)}" if found else "")
 
     async def _differences(self, job: Job, settings: RunSettings) -> list[str]:
         record = job.record
         if record.fingerprint is None or not (record.counts.succeeded or record.counts.failed or record.engine.date):
             return []
         model = await asyncio.to_thread(self._runner.resolve_model, settings.model)
-        engine = runplan.engine_settings(settings, model, date=record.engine.date, requests=_MANY)
+        engine = runplan.engine_settings(settings, model, date=record.engine.date, sequences=_MANY)
         return runplan.differences(record.fingerprint, runplan.fingerprint(settings, model, engine))
 
     async def _abort(self, job: Job) -> tuple[Job, str]:
@@ -234,7 +240,9 @@ class Commands:
     async def _abort_request(self, job: Job, custom_id: str) -> tuple[Job, str]:
         run = self._running(job)
         if run is not None:
-            return job, run.take_out(custom_id)
+            sentence = run.take_out(custom_id)
+            await self._runner.save(job)
+            return job, sentence
         if job.state == JobState.DONE:
             raise CommandRefused(f"{job.id} is done: no request is left to abort")
         if custom_id in job.record.aborted:
@@ -250,7 +258,7 @@ class Commands:
             moved = msgspec.structs.replace(counts, waiting=counts.waiting - 1, aborted=counts.aborted + 1)
             job.update(counts=moved)
         await self._changed(job)
-        return job, f"{custom_id} is taken out; `put back` brings it back"
+        return job, taken_out(job.id, custom_id)
 
     async def _put_back(self, job: Job, custom_id: str | None) -> tuple[Job, str]:
         run = self._running(job)

@@ -64,6 +64,13 @@ class GptossError(Exception):
         self.advice = advice
 
     @property
+    def text(self) -> str:
+        """Message and advice one after the other, for where there is only one place for both."""
+        if not self.advice:
+            return self.message
+        return f"{self.message}{'' if self.message.endswith(('.', '!', '?')) else '.'} {self.advice}"
+
+    @property
     def code(self) -> str:
         """A stable name for machines: the class name."""
         return type(self).__name__

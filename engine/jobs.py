@@ -31,8 +31,8 @@ class Job:
     def __init__(self, record: RunRecord) -> None:
         self.record = record
         self.live: Live | None = None
-        self.force = False  # resume was told to go on although settings changed
         self.changed = False  # since the last JobChanged
+        self.urgent = False  # a person was promised something that run.json does not hold yet
         self.saving = asyncio.Lock()  # run.json always gets the newest record, one write at a time
 
     @property
@@ -43,10 +43,13 @@ class Job:
     def state(self) -> JobState:
         return self.record.state
 
-    def move(self, to: JobState, sentence: str) -> None:
-        """Change the state by the table. Raises CommandRefused."""
+    def move(self, to: JobState, sentence: str, *, failure: str = "") -> None:
+        """Change the state by the table. `failure` is the class name of the error behind FAILED.
+
+        Raises CommandRefused.
+        """
         state = states.move(self.id, self.record.state, to)
-        self.update(state=state, sentence=sentence)
+        self.update(state=state, sentence=sentence, failure=failure)
 
     def update(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -65,6 +68,7 @@ class Job:
             input_path=record.input_path,
             created=record.created,
             sentence=record.sentence,
+            failure=record.failure,
             order=record.order,
             counts=record.counts,
             started=record.started,

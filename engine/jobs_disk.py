@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.disk import IO, sync_folder
-from engine.errors import GptossError, ResultsUnwritable
+from engine.errors import GptossError, ResultsError, ResultsUnwritable
 from engine.folder import read_record, write_record
 from engine.job import JobState, after_runner_death
 from engine.protocol import CLIENT_PROTOCOL, RunSettings
@@ -26,10 +26,16 @@ class Loaded(NamedTuple):
 
 
 def load(workspace: Workspace) -> Loaded:
-    """Every run of the workspace as a new runner finds it. What was active belongs to a dead runner."""
+    """Every run as a new runner finds it: what was active belonged to a dead one. Raises ResultsError."""
     records: list[RunRecord] = []
     unreadable: list[str] = []
-    for name in workspace.run_names():
+    try:
+        names = workspace.run_names()
+    except OSError as error:
+        raise ResultsError(
+            f"{workspace.results} can't be read: {error.strerror or error}", advice="Mend its permissions."
+        ) from error
+    for name in names:
         try:
             record = read_record(workspace.run_folder(name))
         except (GptossError, OSError, msgspec.DecodeError, ValueError) as error:
@@ -84,7 +90,7 @@ def create(workspace: Workspace, path: Path, settings: RunSettings, *, order: in
     except OSError as error:
         raise ResultsUnwritable(
             f"the run's folder under {workspace.results} can't be written: {error.strerror or error}",
-            advice="Free some space or mend the permissions, then submit again.",
+            advice="Free some space or mend the permissions, then run it again.",
         ) from error
     return record
 

@@ -351,6 +351,7 @@ class JobView(_Value, frozen=True, kw_only=True):
     input_path: str
     created: float
     sentence: str = ""  # why it stands where it stands, for people
+    failure: str = ""  # of a FAILED job: the class name of its error (engine.errors), or "InternalError"
     order: int = 0  # place in the queue, lowest first
     counts: Counts = Counts()
     started: float | None = None

@@ -51,6 +51,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     state: JobState
     sentence: str = ""
+    failure: str = ""  # of a FAILED job: the class name of its error, see engine.errors
     order: int = 0
     input_path: str
     input_sha256: str = ""
@@ -72,5 +73,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     aborted: list[str] = []  # custom_ids taken out by a person, to be put back
     retry_failed: bool = False  # a person asked to run failed requests again; until the job is done once more
+    force: bool = False  # a person accepted that settings changed; until an engine runs under the new ones
     removed: bool = False  # taken off the list by a person; the folder stays
     sessions: list[Session] = []

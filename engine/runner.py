@@ -31,13 +31,14 @@ from engine.child import WORKER_COMMAND, Limits
 from engine.commands import Commands
 from engine.control import Control
 from engine.enginehost import EngineHost
-from engine.errors import ExitCode, GptossError, ResultsLocked
+from engine.errors import ExitCode, GptossError, ResultsLocked, RunnerError
 from engine.folder import INCIDENTS, append_jsonl
 from engine.gpu import Machine, Readings, free_gpu_bytes
 from engine.job import ACTIVE, JobState
-from engine.jobrun import JobRun, Wish
+from engine.jobrun import INTERNAL_ERROR, JobRun
 from engine.jobs import Job
 from engine.protocol import AckItem, Delta, IncidentView, Reading, Snapshot, WatchRequests
+from engine.wish import Wish
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -203,8 +204,7 @@ class Runner:
             if job is None:
                 await self._rest()
                 continue
-            self.current = run = JobRun(job, self, force=job.force)
-            job.force = False
+            self.current = run = JobRun(job, self)
             try:
                 await run.run()
             except Exception:
@@ -212,7 +212,7 @@ class Runner:
                 job.live = None
                 if job.state in ACTIVE or job.state == JobState.QUEUED:
                     sentence = "a fault of this program stopped the job; see results/.runner/runner.log"
-                    job.update(state=JobState.FAILED, sentence=sentence)
+                    job.update(state=JobState.FAILED, sentence=sentence, failure=INTERNAL_ERROR)
                     await self.save(job)
                     self.publish(job)
             finally:
@@ -283,6 +283,7 @@ class Runner:
     async def save(self, job: Job) -> None:
         async with job.saving:
             record = job.refresh()
+            job.urgent = False
             try:
                 await asyncio.to_thread(jobs_disk.save, self.workspace, record)
             except (OSError, GptossError) as error:
@@ -357,9 +358,12 @@ class Lock:
     """flock on the workspace: the kernel frees it when its owner dies, so there is never a stale one."""
 
     def __init__(self, workspace: Workspace) -> None:
-        """Raises ResultsLocked, naming the owner."""
-        workspace.runner_folder.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(workspace.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        """Raises ResultsLocked, naming the owner, or RunnerError."""
+        try:
+            workspace.runner_folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(workspace.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _unwritable(workspace.runner_folder, error) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -376,13 +380,44 @@ class Lock:
         os.close(self._fd)
 
 
+def _unwritable(path: Path, error: OSError) -> RunnerError:
+    return RunnerError(
+        f"no runner can work here: {path} can't be written: {error.strerror or error}",
+        advice="Mend its permissions or free some space, or choose another folder: --workspace DIR.",
+    )
+
+
 def _start_log(path: Path) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    """Raises RunnerError."""
+    try:
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _last_words(workspace: Workspace, error: GptossError) -> int:
+    """Why it could not go on: a sentence and its advice on stderr and last in the log. Returns the exit code.
+
+    Whoever started this process reads them there, so no traceback comes with them.
+    """
+    text = f"{error.message.rstrip('.')}.\n{error.advice}".strip()
+    # A client starts it with both in one file: once is enough. Too early for a log there is stderr alone.
+    if logging.getLogger().hasHandlers() and not _is_stderr(workspace.runner_log):
+        log.error("%s", text)
+    sys.stderr.write(f"{text}\n")
+    return int(error.exit_code)
+
+
+def _is_stderr(path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(2), path.stat())
+    except OSError:
+        return False
 
 
 def _own_session() -> None:
@@ -403,16 +438,12 @@ async def _serve(make: Callable[[], Runner]) -> None:
 
 
 def serve(workspace: Workspace, config: Config, **parts: Any) -> int:
-    """Be the runner of this workspace until it ends. Returns the exit code; says on stderr why it could not start."""
+    """Be the runner of this workspace until it ends. Returns the exit code."""
     os.umask(0o077)
     try:
         lock = Lock(workspace)
-    except ResultsLocked as error:
-        sys.stderr.write(f"{error.message}. {error.advice}\n")
-        return int(error.exit_code)
-    except OSError as error:
-        sys.stderr.write(f"{workspace.runner_folder} can't be written: {error.strerror or error}.\n")
-        return int(ExitCode.FAILED)
+    except GptossError as error:
+        return _last_words(workspace, error)
     try:
         _own_session()
         _start_log(workspace.runner_log)
@@ -421,16 +452,14 @@ def serve(workspace: Workspace, config: Config, **parts: Any) -> int:
             faulthandler.enable(crashes)
             try:
                 asyncio.run(_serve(lambda: Runner(workspace, config, **parts)))
-            except GptossError as error:
-                log.exception("%s %s", error.message, error.advice)
-                sys.stderr.write(f"{error.message} {error.advice}\n")
-                return int(error.exit_code)
-            except Exception:
-                log.exception("the runner ends by a fault of its own")
-                sys.stderr.write(f"the runner ended by a fault of its own; {workspace.runner_log} has the details.\n")
-                return int(ExitCode.FAILED)
             finally:
                 faulthandler.disable()
+    except GptossError as error:
+        return _last_words(workspace, error)
+    except Exception as error:
+        log.exception("the runner ends by a fault of its own")
+        what = f"the runner ended by a fault of its own: {type(error).__name__}: {error}"
+        return _last_words(workspace, RunnerError(what, advice=f"{workspace.runner_log} has the details."))
     finally:
         lock.release()
     return int(ExitCode.OK)
@@ -454,8 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(workspace).runner
     except GptossError as error:
-        sys.stderr.write(f"{error.message}. {error.advice}\n")
-        return int(error.exit_code)
+        return _last_words(workspace, error)
     idle_exit_s = options.idle_exit
     if idle_exit_s is None:
         idle_exit_s = _number(os.environ.get("GPTOSS_IDLE_EXIT", ""), chosen.idle_exit_s)

@@ -40,11 +40,11 @@ def overlay(before: RunSettings, new: RunSettings | None) -> RunSettings:
     return msgspec.structs.replace(before, **changes)
 
 
-def engine_settings(run: RunSettings, model: Model, *, date: str, requests: int) -> EngineSettings:
-    """What to load for `requests` open requests: never more slots than those."""
+def engine_settings(run: RunSettings, model: Model, *, date: str, sequences: int) -> EngineSettings:
+    """What to load for so many sequences (each of a request's `n` choices is one): never more slots than those."""
     chosen = {name: value for name in _CHOICES if (value := getattr(run, name)) is not None}
     settings = EngineSettings(model_path=str(model.path), model_name=model.name, date=date, **chosen)
-    return msgspec.structs.replace(settings, slots=max(1, min(settings.slots, requests)))
+    return msgspec.structs.replace(settings, slots=max(1, min(settings.slots, sequences)))
 
 
 def fingerprint(run: RunSettings, model: Model, settings: EngineSettings) -> Fingerprint:

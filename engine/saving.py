@@ -130,10 +130,9 @@ class Saving:
     async def retry(self) -> bool:
         """Try the disk. True: what waited is written, and `halted` is None."""
         self._next_try = asyncio.get_running_loop().time() + RETRY_S
-        if not await self._journal.retry():
-            return False
-        self.halted = None
-        return True
+        written = await self._journal.retry()
+        self.halted = self._journal.halted  # the next group may have been refused again by now
+        return written and self.halted is None
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +142,7 @@ class Saving:
         try:
             await self._journal.close()
         except ResultsUnwritable as error:
-            lost = f"{error.message} {error.advice}"
+            lost = error.text
         if self._writing:
             await asyncio.wait(set(self._writing))
         self._tell()

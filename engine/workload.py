@@ -57,11 +57,12 @@ class Workload:
         try:
             return self.index.request(i)
         except InputChanged as error:
-            self.input_changed = f"{error.message}; resume re-reads the file"
+            why = error.message
         except OSError as error:
-            reason = error.strerror or str(error)
-            self.input_changed = f"{self._job.record.input_path}: {reason}; resume re-reads the file"
-        log.warning("job %s: %s", self._job.id, self.input_changed)
+            why = f"{self._job.record.input_path}: {error.strerror or error}"
+        if not self.input_changed:
+            self.input_changed = f"{why}; resume re-reads the file"
+            log.warning("job %s: %s", self._job.id, self.input_changed)
         return None
 
     def sequences(self, enough: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import sys
 from collections import Counter
@@ -11,9 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 import engine
 from engine import protocol
 from engine.child import Limits
+from engine.disk import IO, Io
 from engine.job import ACTIVE, JobState
 from engine.models import ModelFile
 from engine.protocol import DeviceReading, Reading, RunSettings
@@ -29,6 +33,22 @@ LIMITS = Limits(start_s=20, load_s=3, silent_s=2, close_s=3, term_s=1)
 
 def model(_: str | None) -> ModelFile:
     return ModelFile(path=Path("/nowhere/double.gguf"), name="double", format="gguf", digest="0" * 16)
+
+
+class FullDisk:
+    """Writes to results/*.jsonl fail while it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        write = Io.write
+
+        def refuse(io: Io, fd: int, data: bytes | memoryview) -> int:
+            target = str(Path(f"/proc/self/fd/{fd}").readlink())
+            if self.full and target.endswith(("output.jsonl", "errors.jsonl")):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(io, fd, data)
+
+        monkeypatch.setattr(type(IO), "write", refuse)
 
 
 class RecordedReadings:
@@ -48,7 +68,7 @@ class RecordedReadings:
         pass
 
 
-def write_batch(path: Path, n: int, *, start: int = 0, word: str = "say", **body: Any) -> Path:
+def write_batch(path: Path, n: int, /, *, start: int = 0, word: str = "say", **body: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for i in range(start, start + n):

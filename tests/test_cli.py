@@ -153,6 +153,22 @@ def test_completion_names_every_command_and_parses(shell: str, tmp_path: Path, c
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
 
 
+def test_sentences_name_commands_and_options_that_there_are():
+    choices = next(action.choices for action in cli.parser()._actions if action.dest == "command")
+    assert isinstance(choices, dict)
+    named = [
+        (path.name, *found)
+        for room in ("engine", "tui")
+        for path in (ROOT / room).rglob("*.py")
+        for found in re.findall(r"`gptoss-tui ([a-z]+)([^`\n]*)`", path.read_text())
+    ]
+    assert len(named) > 20
+    for name, command, rest in named:
+        assert command in choices, f"{name}: there is no {command}"
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in choices[command].format_help(), f"{name}: {command} has no {option}"
+
+
 def test_bash_completion_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cli.main(["completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
@@ -175,18 +191,26 @@ def test_a_job_may_be_left_out_where_one_fits():
 
 
 @pytest.mark.parametrize(
-    ("state", "counts", "code"),
+    ("state", "counts", "failure", "code"),
     [
-        (JobState.DONE, Counts(total=1, succeeded=1), 0),
-        (JobState.DONE, Counts(total=2, succeeded=1, failed=1), 3),
-        (JobState.PAUSED, Counts(), 4),
-        (JobState.ABORTED, Counts(), 4),
-        (JobState.INTERRUPTED, Counts(), 4),
-        (JobState.FAILED, Counts(), 1),
+        (JobState.DONE, Counts(total=1, succeeded=1), "", 0),
+        (JobState.DONE, Counts(total=2, succeeded=1, failed=1), "", 3),
+        (JobState.PAUSED, Counts(), "", 4),
+        (JobState.ABORTED, Counts(), "", 4),
+        (JobState.INTERRUPTED, Counts(), "", 4),
+        (JobState.FAILED, Counts(), "LoadFailed", 1),
+        (JobState.FAILED, Counts(), "WorkerDied", 1),
+        (JobState.FAILED, Counts(), "ResultsDamaged", 1),
+        (JobState.FAILED, Counts(), "InternalError", 1),
+        (JobState.FAILED, Counts(), "", 1),
+        (JobState.FAILED, Counts(), "BatchInvalid", 2),
+        (JobState.FAILED, Counts(), "ModelNotFound", 2),
+        (JobState.FAILED, Counts(), "SettingsError", 2),
+        (JobState.FAILED, Counts(), "FingerprintChanged", 2),
     ],
 )
-def test_exit_codes(state: JobState, counts: Counts, code: int, tmp_path: Path):
-    assert progress.exit_code_of(job(state=state, counts=counts, model="nano"), tmp_path) == code
+def test_exit_codes(state: JobState, counts: Counts, failure: str, code: int):
+    assert progress.exit_code_of(job(state=state, counts=counts, failure=failure)) == code
 
 
 # --- run, piped -------------------------------------------------------------------------------------------------------
@@ -256,7 +280,7 @@ async def test_an_invalid_batch_is_reported_and_exits_2(workspace: Workspace):
         accept(runner)
         process = await start(workspace, "run", "demo.jsonl")
         await runner.saw(protocol.Submit)
-        runner.change(job(state=JobState.FAILED, sentence="25 lines do not hold"))
+        runner.change(job(state=JobState.FAILED, failure="BatchInvalid", sentence="25 lines do not hold"))
         got = await end(process)
     assert got.code == 2
     assert "25 lines do not hold" in got.out

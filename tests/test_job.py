@@ -45,18 +45,18 @@ def test_a_refusal_says_what_is_possible() -> None:
     assert "queued" in caught.value.advice
 
 
-def test_choices_reach_the_engine_and_slots_are_no_more_than_requests() -> None:
+def test_choices_reach_the_engine_and_slots_are_no_more_than_sequences() -> None:
     run = RunSettings(slots=8, context=512, kv_unified=True, gpu_layers=0)
-    settings = runplan.engine_settings(run, MODEL, date="2026-01-02", requests=3)
+    settings = runplan.engine_settings(run, MODEL, date="2026-01-02", sequences=3)
     assert (settings.slots, settings.context, settings.kv_unified, settings.gpu_layers) == (3, 512, True, 0)
     assert (settings.model_path, settings.model_name, settings.date) == ("/m/x.gguf", "x", "2026-01-02")
-    assert runplan.engine_settings(RunSettings(), MODEL, date="", requests=0).slots == 1
+    assert runplan.engine_settings(RunSettings(), MODEL, date="", sequences=0).slots == 1
 
 
 def test_only_what_answers_depend_on_is_compared() -> None:
     def print_of(**choices: object) -> Fingerprint:
         run = RunSettings(**choices)  # type: ignore[arg-type]  # keyword choices of a test
-        return runplan.fingerprint(run, MODEL, runplan.engine_settings(run, MODEL, date="d", requests=99))
+        return runplan.fingerprint(run, MODEL, runplan.engine_settings(run, MODEL, date="d", sequences=99))
 
     before = runplan.completed(print_of(), ModelInfo(name="x", path="", template_digest="t", engine_version="1"))
     assert runplan.differences(None, before) == []

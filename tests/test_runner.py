@@ -237,6 +237,7 @@ async def test_another_engine_version_is_seen_after_loading(tmp_path: Path) -> N
         await d.command(protocol.Resume, job=job)
         record = await d.rests(job)
         assert record.state == JobState.FAILED
+        assert record.failure == "FingerprintChanged"
         assert "engine_version: '1' before, '2' now" in record.sentence
         await d.command(protocol.Resume, job=job, force=True)
         assert (await d.rests(job)).state == JobState.DONE
@@ -354,16 +355,19 @@ async def test_a_fault_in_a_job_ends_the_job_and_not_the_runner(
             job = await d.submit(write_batch(tmp_path / "b.jsonl", 2))
             record = await d.rests(job)
         assert record.state == JobState.FAILED
+        assert record.failure == "InternalError"
         assert "ZeroDivisionError" in record.sentence
         await d.command(protocol.Resume, job=job)
         assert (await d.rests(job)).state == JobState.DONE
 
 
-async def test_text_goes_to_watchers_only_and_metrics_are_written(tmp_path: Path) -> None:
+async def test_text_goes_to_watchers_only_and_metrics_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_batch(tmp_path / "b.jsonl", 12)
     async with Desk(tmp_path, {"delay_s": 0.3}) as d:
         watch = protocol.WatchRequests(id=1, auto=2)
-        type(d.runner.control).watches = property(lambda _: [watch])  # type: ignore[assignment]
+        monkeypatch.setattr(type(d.runner.control), "watches", property(lambda _: [watch]))
         texts: list[protocol.Delta] = []
         d.runner.control.publish_text = lambda _, deltas: texts.extend(deltas)  # type: ignore[method-assign]
         job = await d.submit(path, slots=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import random
 import signal
@@ -15,29 +14,12 @@ import psutil
 import pytest
 
 from engine import protocol
-from engine.disk import IO, Io
 from engine.errors import CommandRefused, ExitCode
 from engine.job import JobState
 from engine.workspace import Workspace
 from tests.doubles import run_runner
-from tests.runner_kit import Desk, content, desk, expected, lines_of, write_batch
+from tests.runner_kit import Desk, FullDisk, content, desk, expected, lines_of, write_batch
 from tests.wire import ROOT, Wire, kill, start_runner
-
-
-class FullDisk:
-    """Writes to results/*.jsonl fail while it is full."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.full = False
-        write = Io.write
-
-        def refuse(io: Io, fd: int, data: bytes | memoryview) -> int:
-            target = str(Path(f"/proc/self/fd/{fd}").readlink())
-            if self.full and target.endswith(("output.jsonl", "errors.jsonl")):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write(io, fd, data)
-
-        monkeypatch.setattr(type(IO), "write", refuse)
 
 
 @pytest.fixture

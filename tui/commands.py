@@ -160,12 +160,12 @@ async def _detached(context: Context, jobs: Sequence[str]) -> int:
         console.data({"event": "detached", "jobs": list(jobs)})
     tell = console.note if context.options.json else console.say
     tell(f"running in the background; `gptoss-tui attach {one_line(jobs[0])}` shows it, `gptoss-tui status` lists all")
-    for warning in await _logout_warnings(context.workspace):
+    for warning in await _logout_warnings():
         tell(f"warning: {warning}")
     return ExitCode.OK
 
 
-async def _logout_warnings(workspace: Workspace) -> list[str]:
+async def _logout_warnings() -> list[str]:
     """What ends a detached run at logout. The check is a courtesy: where it fails, the run is not held up by it."""
     found: list[str] = []
     with contextlib.suppress(GptossError, TimeoutError):
@@ -173,7 +173,7 @@ async def _logout_warnings(workspace: Workspace) -> list[str]:
             found.extend(
                 [
                     one_line(f"{str(item.get('sentence')).rstrip('.')}. {item.get('fix')}")
-                    async for item in clients.offline("doctor", ["--workspace", str(workspace.root)])
+                    async for item in clients.offline("doctor", ["--only", "logout"])
                     if item.get("name") == "logout" and item.get("level") != "ok"
                 ]
             )
@@ -210,7 +210,7 @@ def _show(context: Context, jobs: list[str]) -> progress.Show:
 
 def _show_rested(context: Context, job: JobView) -> int:
     _show(context, [job.id]).rested(job)
-    return progress.exit_code_of(job, context.workspace.run_folder(job.id))
+    return progress.exit_code_of(job)
 
 
 async def _follow(context: Context, client: Client, jobs: list[str]) -> int:
@@ -229,8 +229,7 @@ async def _follow(context: Context, client: Client, jobs: list[str]) -> int:
         if context.options.json:
             context.console.data({"event": "lost", "jobs": end.left})
         raise progress.lost_error(end.left, end.lost)
-    folder = context.workspace.run_folder
-    return progress.worst([progress.exit_code_of(job, folder(name)) for name, job in end.rested.items()])
+    return progress.worst([progress.exit_code_of(job) for job in end.rested.values()])
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ JSON (`--json`), one object a line on stdout, each with `event`:
     removed       job
     detached      jobs
     lost          jobs        (the runner is gone)
-    summary       as progress, with state, sentence, exit_code, active_s, wall_s, results
+    summary       as progress, with state, sentence, failure, exit_code, active_s, wall_s, results
     error         code, message, advice, exit_code
 
 Rates are tokens a second over the last 10 s, times are seconds, sizes bytes. Fields may be added.
@@ -34,7 +34,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.client import Client, reconnect
-from engine.errors import ExitCode, GptossError, RunnerUnreachable
+from engine.errors import BatchInvalid, ExitCode, GptossError, RunnerUnreachable, exit_code_of_failure
 from engine.job import ACTIVE, ENDED, JobState
 from engine.protocol import (
     Acknowledged,
@@ -73,7 +73,7 @@ class Show(Protocol):
 # --- the end of a job -------------------------------------------------------------------------------------------------
 
 
-def exit_code_of(job: JobView, folder: Path) -> ExitCode:
+def exit_code_of(job: JobView) -> ExitCode:
     """What the shell is told about a job at rest."""
     match job.state:
         case JobState.DONE if job.counts.failed:
@@ -81,15 +81,9 @@ def exit_code_of(job: JobView, folder: Path) -> ExitCode:
         case JobState.DONE:
             return ExitCode.RESUMABLE if job.counts.aborted else ExitCode.OK
         case JobState.FAILED:
-            # Before an engine was planned nothing was tried: the file or the options are wrong.
-            return ExitCode.USAGE if not job.model or _is_refused(job, folder) else ExitCode.FAILED
+            return exit_code_of_failure(job.failure)
         case _:
             return ExitCode.RESUMABLE
-
-
-def _is_refused(job: JobView, folder: Path) -> bool:
-    """Its input was read and does not hold."""
-    return not job.settings.skip_invalid and bool(report.problems(folder)[0])
 
 
 def worst(codes: list[ExitCode]) -> ExitCode:
@@ -100,8 +94,8 @@ def worst(codes: list[ExitCode]) -> ExitCode:
 
 def end_lines(job: JobView, folder: Path) -> Iterator[str]:
     """The summary of a job at rest, with reasons, places and what to do next."""
-    bad, codes = report.problems(folder) if job.state == JobState.FAILED else ([], {})
-    if bad and not job.settings.skip_invalid:
+    bad, codes = report.problems(folder) if job.failure == BatchInvalid.__name__ else ([], {})
+    if bad:
         n = sum(codes.values())
         lines = "line does" if n == 1 else "lines do"
         yield f"{one_line(job.input_path)}: {plain.count(n)} {lines} not hold; nothing was run"
@@ -308,7 +302,8 @@ class Machine:
             {
                 **progress_object("summary", job),
                 "sentence": job.sentence,
-                "exit_code": int(exit_code_of(job, folder)),
+                "failure": job.failure,
+                "exit_code": int(exit_code_of(job)),
                 "active_s": round(job.active_s, 3),
                 "wall_s": round(time.monotonic() - self._begun, 3),
                 "results": str(folder),
