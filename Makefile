@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/pyright
 
 soak: $(STAMP)
-	$(BIN)/python -m pytest -m soak -p no:timeout
+	$(BIN)/python -m pytest -m soak
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

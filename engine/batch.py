@@ -225,11 +225,15 @@ def _scan(
 
 def _skip_mark(path: Path, f: BinaryIO, digest: hashlib._Hash, report: _Report) -> int:
     """Go past a byte order mark. Files that are no UTF-8 text from their first bytes on are refused as a whole."""
-    head = f.read(4)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head:
+    head = f.read(1024)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head[:4]:
         raise BatchInvalid(f"{path} is UTF-16 text", advice="Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW.")
     if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
         raise BatchInvalid(f"{path} is compressed", advice="Unpack it first.")
+    if head.startswith(b"GGUF"):
+        raise BatchInvalid(f"{path} is a model, not a batch", advice="Name it with --model, and a batch file to run.")
+    if not head.strip(b"\0") and head:
+        raise BatchInvalid(f"{path} is not text: it begins with zero bytes", advice="Name a JSONL or text file.")
     start = len(_BOM) if head.startswith(_BOM) else 0
     f.seek(start)
     digest.update(head[:start])

@@ -16,7 +16,7 @@ import msgspec
 
 from engine import jobs_disk, protocol, runplan
 from engine.errors import BatchInvalid, CommandRefused, FingerprintChanged, JobNotFound
-from engine.job import ACTIVE, RESUMABLE, JobState
+from engine.job import ACTIVE, ENDED, RESUMABLE, JobState
 from engine.jobrun import JobRun, taken_out
 from engine.jobs import Job
 from engine.protocol import Command, Reply, RunSettings
@@ -58,7 +58,7 @@ class Commands:
                 job, sentence = await self._remove(await self._job(command.job))
             case protocol.Stop():
                 # After the reply is on its way: the one who asked should hear that it worked.
-                asyncio.get_running_loop().call_later(0.05, self._runner.stop, "asked by a client")
+                asyncio.get_running_loop().call_later(0.05, self._runner.stop, "asked by a person")
                 job, sentence = None, "the runner pauses what runs, unloads the engine and ends"
             case protocol.WatchRequests() | protocol.GetSnapshot():
                 job, sentence = None, ""  # the control answers these itself; nothing changes here
@@ -121,9 +121,13 @@ class Commands:
                 return job, f"{job.id} is being paused already"
             if now or not in_flight:
                 return job, f"{job.id} pauses now"
-            return job, f"{job.id} pauses when its {in_flight} running requests are through"
+            job.update(sentence="pauses when its running requests are through")
+            left = "its running request is" if in_flight == 1 else f"its {in_flight} running requests are"
+            return job, f"{job.id} pauses when {left} through"
         if job.state == JobState.PAUSED:
             return job, f"{job.id} is paused already"
+        if job.state in ENDED:
+            raise CommandRefused(f"{job.id} is {job.state}: nothing of it runs or waits for its turn")
         job.move(JobState.PAUSED, "paused by a person; resume goes on")
         await self._changed(job)
         return job, f"{job.id} is paused"
@@ -140,17 +144,13 @@ class Commands:
                 return job, f"{job.id} tries the disk again"
             if run.wish is not None and not run.wish.hard:
                 run.ask(None)
+                job.update(sentence="")
                 return job, f"{job.id} goes on: the pause is taken back"
             if run.wish is not None:
                 raise CommandRefused(f"{job.id} is being ended", advice="Resume it in a moment.")
             return job, f"{job.id} is {job.state} already"
         if job.state == JobState.QUEUED and command.settings is None and not command.force:
             return job, f"{job.id} is queued already"
-        if job.state == JobState.DONE:
-            raise CommandRefused(
-                f"{job.id} is done",
-                advice="`gptoss-tui retry` runs its failed requests again; `gptoss-tui run` runs all in a new job.",
-            )
         settings = runplan.overlay(job.record.settings, command.settings)
         found = await self._differences(job, settings)
         if found and not command.force:
@@ -159,7 +159,7 @@ class Commands:
                 advice="`gptoss-tui resume --force` goes on and notes it; `gptoss-tui run` starts a run of its own.",
             )
         was = job.state
-        if was not in RESUMABLE and was != JobState.QUEUED:  # somebody else was quicker
+        if was not in RESUMABLE and was not in {JobState.QUEUED, JobState.DONE}:  # somebody else was quicker
             return job, f"{job.id} is {was} already"
         # An earlier consent that no engine has run under yet still holds, but only for what it was given for.
         force = command.force or (job.record.force and command.settings is None)
@@ -186,6 +186,8 @@ class Commands:
             return job, f"{job.id} is being aborted"
         if job.state == JobState.ABORTED:
             return job, f"{job.id} is aborted already"
+        if job.state == JobState.DONE:
+            raise CommandRefused(f"{job.id} is done: nothing is left to abort")
         job.move(JobState.ABORTED, sentence)
         await self._changed(job)
         return job, f"{job.id} is aborted"
@@ -195,19 +197,25 @@ class Commands:
         if run is not None:
             n = run.retry_failed()
             await self._runner.save(job)
-            return job, f"{n} failed requests of {job.id} run again" if n else f"{job.id} has no failed requests"
+            return (
+                job,
+                f"{_count(n, 'failed request')} of {job.id} will run again"
+                if n
+                else f"{job.id} has no failed requests",
+            )
         counts = job.record.counts
         n = counts.failed - counts.invalid
         if job.state == JobState.QUEUED:
             job.update(retry_failed=True)
-        elif n <= 0 and job.state == JobState.DONE:
+        elif n <= 0 and job.state != JobState.INTERRUPTED:  # after a crash, counts may lag behind the files
             why = f" ({counts.invalid} bad lines stay bad)" if counts.invalid else ""
-            return job, f"{job.id} has no failed requests to run again{why}"
+            rest = f"; `gptoss-tui resume {job.id}` runs the rest" if job.state in RESUMABLE else ""
+            return job, f"{job.id} has no failed requests to run again{why}{rest}"
         else:
             job.update(retry_failed=True)
             job.move(JobState.QUEUED, "waits for its turn to run failed requests again")
         await self._changed(job)
-        return job, f"{job.id} is queued: {max(0, n)} failed requests run again"
+        return job, f"{job.id} is queued: {_count(max(0, n), 'failed request')} will run again"
 
     async def _move(self, job: Job, by: int) -> tuple[Job, str]:
         queued = sorted(
@@ -265,7 +273,7 @@ class Commands:
         if run is not None:
             n = run.put_back(custom_id)
             await self._runner.save(job)
-            return job, f"{n} aborted requests of {job.id} wait again"
+            return job, f"{_count(n, 'aborted request')} of {job.id} will run"
         names = job.record.aborted
         if custom_id is not None and custom_id not in names:
             raise CommandRefused(f"{custom_id} is not taken out of {job.id}")
@@ -281,11 +289,16 @@ class Commands:
         if job.state == JobState.DONE:
             job.move(JobState.QUEUED, "waits for its turn to run what was put back")
         await self._changed(job)
-        return job, f"{len(back)} aborted requests of {job.id} wait again"
+        return job, f"{_count(len(back), 'aborted request')} of {job.id} will run"
 
     def _running(self, job: Job) -> JobRun | None:
         run = self._runner.current
         return run if run is not None and run.job is job else None
+
+
+def _count(n: int, what: str) -> str:
+    """`1 failed request`, `3 failed requests`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _readable(root: Path, name: str) -> Path:

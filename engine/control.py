@@ -306,6 +306,7 @@ class Control:
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
+                self._path.parent.rmdir()  # one folder a workspace would pile up
 
     # --- what the runner tells ----------------------------------------------------------------------------------------
 

@@ -328,7 +328,8 @@ class JobRun:
         await supervisor.before(step)
         await self._load(parts)
         self._office.incident(self.job, "restarted", f"the engine runs again with {self._slots()} slots", "going on")
-        await self._to(JobState.RUNNING, f"the engine was restarted {self.job.record.restarts} times")
+        n = self.job.record.restarts
+        await self._to(JobState.RUNNING, f"the engine was restarted {n} time{'s' if n != 1 else ''}")
 
     async def _wait_for_disk(self, parts: _Parts) -> None:
         """The disk refuses: no new requests, a try every few seconds, until it takes lines again or the engine died."""

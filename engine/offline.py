@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -103,12 +104,18 @@ def validate(options: argparse.Namespace) -> int:
     """Exit 0 where every line can be run (warnings or not), 2 where one can't."""
     from engine import batch
 
+    errors_by_code: Counter[str] = Counter()
+
     def tell(problem: batch.LineProblem) -> None:
         emit("problem", msgspec.to_builtins(problem))
 
-    found = batch.scan(
-        options.file, limit=options.limit, on_progress=Progress(), on_problem=tell if options.all else None
-    )
+    def heard(problem: batch.LineProblem) -> None:
+        if problem.level == "error":
+            errors_by_code[problem.code] += 1
+        if options.all:
+            tell(problem)
+
+    found = batch.scan(options.file, limit=options.limit, on_progress=Progress(), on_problem=heard)
     if not options.all:
         for problem in found.problems:
             tell(problem)
@@ -121,6 +128,7 @@ def validate(options: argparse.Namespace) -> int:
             "errors": found.errors,
             "warnings": found.warnings,
             "by_code": found.by_code,
+            "errors_by_code": dict(errors_by_code),
             "endpoint": found.endpoint,
             "bytes": found.size,
             "sha256": found.sha256,

@@ -28,7 +28,7 @@ def bad_lines(index: BatchIndex, group: list[int]) -> list[BadLine]:
     lines: list[BadLine] = []
     for i in group:
         problem = index.problem(i)
-        message = f"{problem.message} {problem.fix}".strip()
+        message = f"{problem.message.rstrip('.')}. {problem.fix}".strip()
         error = RequestError(code=problem.code, message=message, status=400, param=problem.param)
         lines.append(BadLine(i, index.bad_custom_id(i), index.request_id(i), error))
     return lines
@@ -65,7 +65,7 @@ def invalid_sentence(scan: Scan) -> str:
     kinds = ", ".join(f"{n} {code}" for code, n in sorted(scan.by_code.items(), key=lambda kv: -kv[1])[:4])
     first = next((p for p in scan.problems if p.level == "error"), None)
     lines = "line does" if scan.errors == 1 else "lines do"
-    where = f" First: line {first.line}: {first.message} {first.fix}".rstrip() if first else ""
+    where = f" First: line {first.line}: {first.message.rstrip('.')}. {first.fix}".rstrip() if first else ""
     return (
         f"{scan.errors} {lines} not hold ({kinds}); nothing was run.{where} "
         "`gptoss-tui validate FILE` lists each; --skip-invalid runs the others."

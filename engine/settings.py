@@ -185,6 +185,15 @@ def _checked(key: Key, value: object, where: str) -> Any:
         raise SettingsError(f"{where} is {show(value)}", advice=f"It must be {key.rule}.") from None
 
 
+def _checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Body parameters that have an option of their own: the refusal names the option."""
+    for name, value in given.items():
+        for fault in faults(CHAT, {name: value}):
+            if fault.level == "error" and fault.param == name:
+                raise SettingsError(f"--{name.replace('_', '-')} is {show(value)}", advice=fault.fix)
+    return dict(given)
+
+
 def _checked_defaults(given: object, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise SettingsError(f"{where} is {show(given)}", advice="It is a table of body parameters.")
@@ -303,7 +312,7 @@ def _from_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
             continue
         option = "--" + name.replace("_", "-")
         if name == "defaults":
-            found["defaults"] = _checked_defaults(value, "the option for body parameters")
+            found["defaults"] = _checked_options(value)
             continue
         key = _BY_NAME.get(name)
         if key is None:

@@ -23,10 +23,13 @@ from msgspec.structs import replace
 
 from engine import protocol
 from engine.job import JobState
+from engine.journal import write_record
 from engine.protocol import AckItem, Acknowledged, Counts, Eta, Incident, IncidentView, Reply
+from engine.record import RunRecord
 from engine.workspace import Workspace
 from tests.control_kit import Scripted, job, remove, scripted, short_folder, workspace_at
 from tui import cli, commands, progress
+from tui.console import Console
 from tui.text import cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,8 +106,11 @@ def write_lines(folder: Path, name: str, *lines: object) -> None:
     (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def answer(custom_id: str, text: str, finish_reason: str = "stop") -> dict[str, object]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+def answer(custom_id: str, text: str | None, *calls: tuple[str, str]) -> dict[str, object]:
+    message: dict[str, object] = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = [{"type": "function", "function": {"name": n, "arguments": a}} for n, a in calls]
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
     return {"id": "x", "custom_id": custom_id, "response": {"status_code": 200, "body": {"choices": [choice]}}}
 
 
@@ -127,6 +133,10 @@ WRONG = [
     ["run", "absent.jsonl"],
     ["pause", "nope"],
     ["run", "demo.jsonl", "--slots", "0"],
+    ["run", "demo.jsonl", "--slots", "x"],
+    ["run", "demo.jsonl", "--temperature", "3"],
+    ["run", "demo.jsonl", "--slot", "3"],
+    ["run", "/dev/null"],
     ["status", "--workspace", "/absent"],
 ]
 
@@ -139,6 +149,91 @@ def test_wrong_use_is_a_sentence_and_exit_2(
     assert cli.main(arguments) == 2
     assert capsys.readouterr().err.startswith("gptoss-tui: ")
     assert not workspace.lock_file.exists()  # nothing was started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "demo.jsonl", "--slots", "x"], "'x' is no whole number"),
+        (["run", "demo.jsonl", "--temperature", "3"], "--temperature is 3.0"),
+        (["run", "demo.jsonl", "--slot", "3"], "`gptoss-tui run --help`"),
+        (["status", "a", "b"], "`gptoss-tui status` has no place for b"),
+        (["run", "/dev/null"], "/dev/null is no regular file"),
+    ],
+)
+def test_wrong_use_says_what_is_wrong(
+    workspace: Workspace,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(workspace.root)
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+async def test_a_model_s_path_counts_from_the_current_folder(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "m.gguf").touch()
+    monkeypatch.chdir(elsewhere)
+    batch, here = str(workspace.root / "demo.jsonl"), ["--workspace", str(workspace.root), "--detach"]
+    async with scripted(workspace.socket) as runner:
+        accept(runner)
+        for typed, sent in (
+            ("m.gguf", str(elsewhere / "m.gguf")),
+            ("./absent.gguf", str(elsewhere / "absent.gguf")),
+            ("gpt-oss-20b", "gpt-oss-20b"),
+        ):
+            assert await asyncio.to_thread(cli.main, ["run", batch, *here, "--model", typed]) == 0
+            submit = next(command for command in reversed(runner.got) if isinstance(command, protocol.Submit))
+            assert submit.settings.model == sent
+
+
+def test_results_off_the_list_can_still_be_verified_and_exported(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(workspace.root)
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    }
+    write_lines(tmp_path, "copy.jsonl", line)
+    folder = workspace.run_folder("gone-1")
+    folder.mkdir(parents=True)
+    write_record(
+        folder,
+        RunRecord(
+            job="gone-1",
+            state=JobState.PAUSED,
+            input_path=str(workspace.root / "away.jsonl"),
+            created=1.0,
+            removed=True,
+            counts=Counts(total=1, waiting=1),
+        ),
+    )
+    assert cli.main(["verify", "gone-1"]) == 4
+    assert "away.jsonl is gone" in capsys.readouterr().out
+    assert cli.main(["export", "gone-1"]) == 2  # its order is not known
+    assert cli.main(["export", "gone-1", "--input", str(tmp_path / "copy.jsonl")]) == 0
+    assert "1 cancelled or not run" in capsys.readouterr().out
+
+
+def test_a_page_never_scrolls():
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 40, 0, 0))
+    with os.fdopen(side, "w") as out:
+        Console(out, out).page([f"row {n}" for n in range(20)])
+    shown = os.read(main, 10_000).decode()
+    os.close(main)
+    assert shown.count("\n") == 7
+    for part in ("row 0", "... 14 lines more", "row 15", "row 19"):
+        assert part in shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -172,11 +267,26 @@ def test_sentences_name_commands_and_options_that_there_are():
 def test_bash_completion_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cli.main(["completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
-    ask = 'source "$1"; COMP_WORDS=(gptoss-tui pause --n); COMP_CWORD=2; _gptoss_tui; echo "${COMPREPLY[*]}"'
-    done = subprocess.run(
-        ["bash", "-c", ask, "-", str(tmp_path / "script")], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "--now"
+    for job_id in ("demo-1", "demo-2", "other-1"):
+        (tmp_path / "results" / job_id).mkdir(parents=True)
+        (tmp_path / "results" / job_id / "run.json").touch()
+    ask = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gptoss_tui; echo "${COMPREPLY[*]}"'
+    for words, wanted in (
+        (["pause", "--n"], "--now"),
+        (["re"], "resume restore retry remove"),
+        (["attach", "de"], "demo-1 demo-2"),
+        (["run", "--kv-type", ""], ""),
+        (["run", "--model", "res"], "results"),
+        (["run", "scr"], "script"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", ask, "-", str(tmp_path / "script"), "gptoss-tui", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        assert done.stdout.strip() == wanted, words
 
 
 def test_a_job_may_be_left_out_where_one_fits():
@@ -218,9 +328,24 @@ def test_exit_codes(state: JobState, counts: Counts, failure: str, code: int):
 
 async def test_run_to_the_end_with_answers_and_reasons(workspace: Workspace):
     wanted = {"custom_id": EVIL, "kind": "contains", "expected": ["x"]}
-    write_lines(workspace.root, "demo.expected.jsonl", {"custom_id": "a", "kind": "exact", "expected": "42"}, wanted)
+    add = {"name": "add", "arguments": {"a": 1, "b": 2}}
+    write_lines(
+        workspace.root,
+        "demo.expected.jsonl",
+        {"custom_id": "a", "kind": "exact", "expected": "42"},
+        wanted,
+        {"custom_id": "c", "kind": "call", "expected": add},
+        {"custom_id": "d", "kind": "call", "expected": add},
+    )
     folder = workspace.run_folder("demo-1")
-    write_lines(folder, "output.jsonl", answer("a", " 42\n"), answer(EVIL, "\x1b[2Jno"))
+    write_lines(
+        folder,
+        "output.jsonl",
+        answer("a", " 42\n"),
+        answer(EVIL, "\x1b[2Jno"),
+        answer("c", None, ("add", '{"b": 2, "a": 1}')),
+        answer("d", None, ("add", '{"b": 2, "a":')),
+    )
     write_lines(folder, "errors.jsonl", {"custom_id": "z", "response": None, "error": {"code": "oom", "message": EVIL}})
     async with scripted(workspace.socket) as runner:
         accept(runner)
@@ -236,7 +361,9 @@ async def test_run_to_the_end_with_answers_and_reasons(workspace: Workspace):
         "embedded demo model",
         "  a: 42  [right]",
         "[WRONG, expected x]",
-        "1/2 answers are right",
+        '  c: add({"b": 2, "a": 1})  [right]',
+        '[WRONG, expected add({"a":1,"b":2})]',
+        "2/4 answers are right",
         "2/3 succeeded, 1 failed",
         "z: oom:",
         "retry demo-1",
@@ -359,7 +486,9 @@ async def test_commands_say_what_the_runner_says(
             assert capsys.readouterr().out == "done\n"
             assert runner.got[-1] == wanted
         assert await asyncio.to_thread(cli.main, ["status", "--json"]) == 0
-        assert [j["id"] for j in json.loads(capsys.readouterr().out)["jobs"]] == ["a-1", "b-1"]
+        told = json.loads(capsys.readouterr().out)["jobs"]
+        assert [j["id"] for j in told] == ["a-1", "b-1"]
+        assert told[0]["counts"]["failed"] == 0  # zeros are written, inside too
 
 
 async def test_a_locale_without_unicode_never_raises(workspace: Workspace):

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import llama_cpp.llama_cpp as c
 import numpy as np
 import pytest
 
-from engine.backends import llamacpp, llamacpp_log
+from engine.backends import llamacpp, llamacpp_grammar, llamacpp_log, llamacpp_loop
 from engine.backends.base import EngineBroken, EngineLoadError, Generation, Sampling
 from engine.backends.llamacpp_grammar import SchemaUnusable, compile_schema
 from engine.backends.llamacpp_loop import Loop
@@ -613,3 +616,93 @@ def test_a_gpu_that_is_not_used_is_never_passed_over():
     assert "no driver" in broken[0]
     for quiet in ({"gpus": []}, {"gpu_layers": 0}, {"device": "RTX 4080"}):
         assert llamacpp.gpu_warnings(**{**said, **quiet}) == []
+
+
+HANGING = {"type": "string", "pattern": "^((a{0,40}){0,40}){0,40}$"}
+"""So ambiguous that one act of its grammar takes llama.cpp minutes."""
+
+
+async def test_a_schema_that_hangs_is_refused_alone(endless, monkeypatch):
+    monkeypatch.setattr(llamacpp, "SCHEMA_S", 0.2)
+    release = threading.Event()
+    check = Loop.check
+    monkeypatch.setattr(Loop, "check", lambda loop, g: release.wait(30) if g.sampling.json_schema else check(loop, g))
+    async with loaded(endless, slots=2) as rig:
+        bad, good = await asyncio.gather(
+            rig.run(sampling=Sampling(temperature=0, json_schema=json.dumps(HANGING))), rig.run(max_tokens=4)
+        )
+        assert (bad.finish, bad.error.code, bad.error.status) == (Finish.INVALID, "unsupported_schema", 400)
+        assert good.finish is Finish.LENGTH
+        release.set()
+
+
+async def test_a_grammar_that_hangs_in_mid_run_fails_its_request_and_then_the_engine(endless, monkeypatch):
+    """Nobody can end a native call; the worker's process must, and it hears of it with the next heartbeat."""
+    monkeypatch.setattr(llamacpp_loop, "GRAMMAR_S", 0.2)
+    release = threading.Event()
+    choose = llamacpp_loop.Sampler.choose
+
+    def hang(sampler, row, constraint=None):
+        if constraint is not None:
+            release.wait(30)
+        return choose(sampler, row, constraint)
+
+    monkeypatch.setattr(llamacpp_loop.Sampler, "choose", hang)
+    async with loaded(endless, slots=2) as rig:
+        schema = json.dumps({"type": "string"})
+        guilty = asyncio.create_task(rig.run(sampling=Sampling(temperature=0, json_schema=schema)))
+        other = asyncio.create_task(rig.run(max_tokens=24))
+        try:
+            async with asyncio.timeout(10):
+                while not (guilty.done() and other.done()):
+                    rig.engine.stats()
+                    await asyncio.sleep(0.02)
+            assert ((await guilty).finish, (await guilty).error.code) == (Finish.INVALID, "unsupported_schema")
+            with pytest.raises(EngineBroken, match="JSON schema") as broken:
+                await other
+            assert broken.value.kind is FailureKind.SILENT
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 10**9},
+        {"type": "array", "items": {}, "maxItems": 2.5},
+        {"type": "string", "pattern": "^a{1,1000000000}$"},
+    ],
+)
+def test_counts_that_would_fill_the_memory_are_refused_before_they_do(schema, monkeypatch):
+    monkeypatch.setattr(llamacpp_grammar, "json_schema_to_gbnf", lambda _: pytest.fail("converted"))
+    with pytest.raises(SchemaUnusable):
+        compile_schema(json.dumps(schema))
+
+
+def test_a_root_that_is_a_reference_into_recursive_definitions():
+    tree = {
+        "$ref": "#/$defs/Node",
+        "$defs": {
+            "Node": {
+                "type": "object",
+                "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},
+                "required": ["next"],
+            }
+        },
+    }
+    assert "next" in compile_schema(json.dumps(tree)).gbnf
+
+
+@pytest.mark.parametrize("letter", ["x", " ", "中", "."])
+def test_long_unbroken_text_does_not_end_the_process(letter, tiny):
+    """In a process of its own: the library's recursion ends it at about 30 000 letters."""
+    code = (
+        "import sys, llama_cpp.llama_cpp as c\n"
+        "from engine.backends.llamacpp_vocab import Vocabulary\n"
+        "mp = c.llama_model_default_params(); mp.vocab_only = True\n"
+        "v = Vocabulary(c.llama_model_load_from_file(sys.argv[1].encode(), mp))\n"
+        "text = 'a b ' + sys.argv[2] * 100_000 + ' c'\n"
+        "ids = v.encode(text, special=False)\n"
+        "assert b''.join(v.piece(t) for t in ids).decode() == text\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny), letter], check=True, capture_output=True)

@@ -52,7 +52,17 @@ def test_validate_lists_problems(tmp_path: Path, capfdbinary: pytest.CaptureFixt
         ]
         assert lines[-1]["kind"] == "summary"
         assert lines[-1]["listed"] == 2
+        assert lines[-1]["errors_by_code"] == {"duplicate_custom_id": 1, "invalid_json_line": 1}
     assert call(capfdbinary, "validate", path, "--limit", 1)[0] == 0
+
+
+def test_warnings_are_no_errors(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    path = tmp_path / "b.jsonl"
+    other = {**GOOD, "custom_id": "b", "body": {**GOOD["body"], "model": "other"}}
+    path.write_text(f"{json.dumps(GOOD)}\n{json.dumps(other)}\nbroken\n")
+    _, lines = call(capfdbinary, "validate", path, "--all")
+    assert lines[-1]["by_code"] == {"model_mismatch": 1, "invalid_json_line": 1}
+    assert lines[-1]["errors_by_code"] == {"invalid_json_line": 1}
 
 
 @pytest.mark.parametrize(

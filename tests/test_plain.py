@@ -83,7 +83,7 @@ def test_summary_adds_up():
         "1 cut",
         "restarted 1x",
         "1 234",
-        "50 tok/s over 10 s",
+        "50 tok/s in 10 s of running",
     ):
         assert part in text
 

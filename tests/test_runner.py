@@ -79,9 +79,12 @@ async def test_pause_lets_running_requests_finish_and_resume_goes_on(tmp_path: P
         job = await d.submit(path, slots=4)
         await d.until(lambda: d.record(job).counts.succeeded >= 4)
         await d.command(protocol.Pause, job=job)
+        assert "pauses when" in d.record(job).sentence
         record = await d.rests(job)
         assert record.state == JobState.PAUSED
         assert 0 < record.counts.waiting < 60
+        assert "no failed requests" in (await d.command(protocol.Retry, job=job)).sentence
+        assert d.record(job).state == JobState.PAUSED  # nothing to retry is no reason to go on
         assert record.counts.running == 0
         assert not (d.folder(job) / "inflight.jsonl").exists()
         assert "already" in (await d.command(protocol.Pause, job=job)).sentence

@@ -23,7 +23,8 @@ PIPE_CLOSED = 141
 """As shells count: 128 + the signal's number."""
 
 EPILOG = """\
-exit codes: 0 all succeeded, 3 some requests failed, 4 ended early and can be resumed, 2 wrong use, 1 anything else.
+exit codes: 0 all succeeded, 3 some requests failed, 4 ended early and can be resumed, 2 wrong use, 1 anything else,
+130 left with Ctrl-C while the run goes on.
 JOB may be left out where only one job fits, and shortened to a unique beginning.
 `%(prog)s COMMAND --help` has the rest.
 """
@@ -79,11 +80,13 @@ def parser() -> argparse.ArgumentParser:
     _job(add("remove", "take a job off the list; its files stay", commands.remove))
     made = add("move", "move a queued job in the queue", commands.move)
     _job(made)
-    made.add_argument("by", metavar="BY", type=int, help="places; negative is earlier")
+    made.add_argument("by", metavar="BY", type=_whole, help="places; negative is earlier")
     made = add("validate", "list all that is wrong with a batch file; runs nothing", commands.validate)
     made.add_argument("file", metavar="FILE")
     _json(made)
     made = add("verify", "check that the results of a run add up and are undamaged", commands.verify)
+    made.epilog = "exit codes: 0 all there and undamaged, 4 some requests have no line yet, 1 damaged, 10 there are no "
+    made.epilog += "results, 11 being written now (and all right so far)."
     _run(made)
     _json(made)
     made = add("export", "write the results of a run in the order of the input", commands.export)
@@ -98,6 +101,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _unknown(arguments: Sequence[str], command: str | None) -> UsageError:
+    """For what no option or place took: argparse itself would point to the help of all commands."""
+    program = f"{PROGRAM} {command}" if command else PROGRAM
+    what = "knows no option" if arguments[0].startswith("-") else "has no place for"
+    return UsageError(f"`{program}` {what} {' '.join(arguments)}", advice=f"`{program} --help` shows how it is used.")
+
+
 def _add_run(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "files", metavar="FILE", nargs="+", help="batch file (.jsonl), or a text file with a prompt a line"
@@ -107,20 +131,20 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     made.add_argument("--show-answers", action="store_true", help="print each answer when it is on disk")
     engine = made.add_argument_group("model and engine (else: environment, gptoss.toml, built in)")
     engine.add_argument("--model", metavar="M", help="a GGUF file or the name of one")
-    engine.add_argument("--slots", metavar="N", type=int, help="requests generated at the same time")
-    engine.add_argument("--context", metavar="N", type=int, help="tokens a slot holds, prompt and answer together")
-    engine.add_argument("--batch", metavar="N", type=int, help="tokens of one engine step")
-    engine.add_argument("--ubatch", metavar="N", type=int, help="tokens of one pass on the device")
+    engine.add_argument("--slots", metavar="N", type=_whole, help="requests generated at the same time")
+    engine.add_argument("--context", metavar="N", type=_whole, help="tokens a slot holds, prompt and answer together")
+    engine.add_argument("--batch", metavar="N", type=_whole, help="tokens of one engine step")
+    engine.add_argument("--ubatch", metavar="N", type=_whole, help="tokens of one pass on the device")
     engine.add_argument("--kv-type", metavar="T", help="number format of the KV cache: f16, f32, q8_0, q4_0")
     engine.add_argument(
         "--kv-unified", action="store_const", const=True, default=None, help="one KV cache shared by all slots"
     )
-    engine.add_argument("--gpu-layers", metavar="N", type=int, help="layers on the GPU: -1 all, 0 none")
-    engine.add_argument("--threads", metavar="N", type=int, help="processor threads, 0: chosen by the machine")
+    engine.add_argument("--gpu-layers", metavar="N", type=_whole, help="layers on the GPU: -1 all, 0 none")
+    engine.add_argument("--threads", metavar="N", type=_whole, help="processor threads, 0: chosen by the machine")
     requests = made.add_argument_group("requests")
-    requests.add_argument("--seed", metavar="N", type=int, help="seed of the run")
-    requests.add_argument("--temperature", metavar="X", type=float, help="for lines that don't say")
-    requests.add_argument("--max-tokens", metavar="N", type=int, help="for lines that don't say")
+    requests.add_argument("--seed", metavar="N", type=_whole, help="seed of the run")
+    requests.add_argument("--temperature", metavar="X", type=_number, help="for lines that don't say")
+    requests.add_argument("--max-tokens", metavar="N", type=_whole, help="for lines that don't say")
     requests.add_argument("--reasoning-effort", metavar="E", help="for lines that don't say: low, medium, high")
     requests.add_argument(
         "--skip-invalid",
@@ -129,7 +153,7 @@ def _add_run(made: argparse.ArgumentParser) -> None:
         default=None,
         help="run the good lines, give the others errors",
     )
-    requests.add_argument("--limit", metavar="N", type=int, help="only the first N requests")
+    requests.add_argument("--limit", metavar="N", type=_whole, help="only the first N requests")
 
 
 def _job(made: argparse.ArgumentParser) -> None:
@@ -138,6 +162,7 @@ def _job(made: argparse.ArgumentParser) -> None:
 
 def _run(made: argparse.ArgumentParser) -> None:
     made.add_argument("run", metavar="RUN", nargs="?", help="a job, or its folder")
+    made.add_argument("--input", metavar="F", help="the batch file, where it is not where it was any more")
 
 
 def _json(made: argparse.ArgumentParser) -> None:
@@ -180,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(console: Console, arguments: Sequence[str]) -> int:
     top = parser()
-    options = top.parse_args(arguments)
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        raise _unknown(unknown, options.command)
     if options.version:
         print(f"{PROGRAM} {metadata.version(PROGRAM)}")
         return ExitCode.OK

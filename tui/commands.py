@@ -121,16 +121,25 @@ async def run(context: Context) -> int:
 def _batch_file(name: str) -> Path:
     path = Path(name).expanduser().absolute()
     if not path.is_file():
-        why = "is a folder" if path.is_dir() else "is not there"
+        why = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
         raise UsageError(f"{name} {why}", advice="Name a batch file. Nothing was started.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{name} can't be read", advice="Look at its permissions. Nothing was started.")
     return path
 
 
+def _model(name: str | None) -> str | None:
+    """A path counts from where it was typed; the runner lives elsewhere. Anything else is a name for it to find."""
+    if not name:
+        return name
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() or name.startswith(("./", "../", "~")) else name
+
+
 def _overrides(options: argparse.Namespace) -> dict[str, object]:
     names = ("model", "slots", "context", "batch", "ubatch", "kv_unified", "kv_type", "gpu_layers", "threads", "seed")
     found: dict[str, object] = {name: getattr(options, name) for name in (*names, "skip_invalid", "limit")}
+    found["model"] = _model(options.model)
     defaults = {
         name: value
         for name in ("temperature", "max_tokens", "reasoning_effort")
@@ -425,11 +434,14 @@ async def validate(context: Context) -> int:
 
 
 def _validated(item: dict[str, object]) -> list[str]:
-    by_code = item.get("by_code")
+    by_code = item.get("errors_by_code")
     lines = [f"{one_line(str(item['notice']))}"] if item.get("notice") else []
-    lines.append(f"{item.get('good')} of {item.get('requests')} requests can run, {item.get('warnings')} warnings")
+    said = f"{item.get('good')} of {item.get('requests')} requests can run"
+    if item.get("warnings"):
+        said += f", {plain.several(item['warnings'], 'warning')}"
+    lines.append(said)
     if item.get("errors") and isinstance(by_code, dict):
-        lines.append(f"{item['errors']} errors: {report.code_counts(by_code)}")
+        lines.append(f"{plain.several(item['errors'], 'error')}: {report.code_counts(by_code)}")
     return lines
 
 
@@ -444,12 +456,19 @@ def _run_folder(context: Context) -> Path:
     if name is not None and (Path(name) / "run.json").is_file():
         return Path(name).resolve()
     jobs = clients.jobs_on_disk(context.workspace)
-    return context.workspace.run_folder(choose(jobs, name, [lambda _: True], "is in results/").id)
+    removed = context.workspace.run_folder(name) if name else None  # off the list, yet its files are there
+    if removed is not None and removed.name == name and (removed / "run.json").is_file():
+        return removed
+    return context.workspace.run_folder(choose(jobs, name, [lambda _: True], "has results").id)
+
+
+def _input(context: Context) -> list[str]:
+    return ["--input", _absolute(context.options.input)] if context.options.input else []
 
 
 async def verify(context: Context) -> int:
     code = int(ExitCode.FAILED)
-    async for item in clients.offline("verify", [str(_run_folder(context))]):
+    async for item in clients.offline("verify", [str(_run_folder(context)), *_input(context)]):
         if context.options.json:
             context.console.data(item)
         if item.get("kind") != "summary":
@@ -462,11 +481,10 @@ async def verify(context: Context) -> int:
 
 
 def _verdict(item: dict[str, object]) -> list[str]:
-    parts = ("total", "completed", "failed", "aborted", "remaining")
-    lines = [
-        f"{item.get('status')}: {one_line(str(item.get('sentence')))}",
-        "  " + ", ".join(f"{item.get(name, 0)} {name}" for name in parts),
-    ]
+    sentence = str(item.get("sentence"))
+    if item.get("problems"):  # they follow, each on a line
+        sentence = sentence.partition(", first: ")[0]
+    lines = [f"{item.get('status')}: {one_line(sentence)}"]
     for name in ("problems", "notes", "duplicates", "not_in_input", "edited"):
         values = item.get(name)
         if isinstance(values, list):
@@ -480,7 +498,7 @@ def _verdict(item: dict[str, object]) -> list[str]:
 async def export(context: Context) -> int:
     options = context.options
     more = ["--out", _absolute(options.out)] if options.out else []
-    more += ["--force"] if options.force else []
+    more += [*_input(context), *(["--force"] if options.force else [])]
     async for item in clients.offline("export", [str(_run_folder(context)), *more]):
         if options.json:
             context.console.data(item)

@@ -39,6 +39,13 @@ class Console:
         except OSError:
             return shutil.get_terminal_size().columns
 
+    @property
+    def _rows(self) -> int:
+        try:
+            return os.get_terminal_size(self._out.fileno()).lines or 24
+        except OSError:
+            return 24
+
     def say(self, text: str = "") -> None:
         """Lines on stdout."""
         self._clear()
@@ -64,9 +71,14 @@ class Console:
             self._out.flush()
 
     def page(self, lines: list[str]) -> None:
-        """Redraw plainly from the top of the screen."""
-        width = (self.width or 80) - 1
-        shown = [f"{fit(safe(line).replace(chr(10), ' '), width)}{_ERASE_TO_END}\n" for line in lines]
+        """Redraw plainly from the top of the screen. Where it is too low, the first line and the last ones are shown:
+        a page that scrolls would leave a copy of itself in the terminal's history every time.
+        """
+        width, rows = (self.width or 80) - 1, self._rows
+        if len(lines) >= rows:
+            last = max(1, rows - 3)
+            lines = [lines[0], f"... {len(lines) - 1 - last} lines more", *lines[-last:]]
+        shown = [f"{fit(safe(line).replace(chr(10), ' '), width, ellipsis='...')}{_ERASE_TO_END}\n" for line in lines]
         self._out.write(f"{_HOME}{''.join(shown)}{_ERASE_BELOW}")
         self._out.flush()
 

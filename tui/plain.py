@@ -22,6 +22,11 @@ def count(n: int) -> str:
     return f"{n:,}".replace(",", " ")
 
 
+def several(n: object, what: str) -> str:
+    """`1 error`, `3 errors`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     s = max(0, round(seconds))
@@ -32,6 +37,11 @@ def duration(seconds: float) -> str:
     if s < 86400:
         return f"{s // 3600} h {s % 3600 // 60:02d} min"
     return f"{s // 86400} d {s % 86400 // 3600} h"
+
+
+def took(seconds: float) -> str:
+    """As `duration`, with a decimal where whole seconds would say nothing: `0.4 s`."""
+    return f"{max(seconds, 0.1):.1f} s" if seconds < 9.95 else duration(seconds)
 
 
 def size(n: int) -> str:
@@ -128,8 +138,8 @@ def state_line(job: JobView) -> SafeText:
 
 
 def incident_line(incident: IncidentView) -> SafeText:
-    action = f" - {one_line(incident.action)}" if incident.action else ""
-    return SafeText(f"{one_line(incident.job)}: {one_line(incident.kind)}: {one_line(incident.message)}{action}")
+    action = f"; {one_line(incident.action)}" if incident.action else ""
+    return SafeText(f"{one_line(incident.job)}: {one_line(incident.message).rstrip('.')}{action}")
 
 
 def engine_words(engine: EngineView) -> SafeText:
@@ -193,10 +203,8 @@ def summary(job: JobView) -> list[SafeText]:
     if job.completion_tokens:
         text = f"  {count(job.prompt_tokens)} tokens read, {count(job.completion_tokens)} generated"
         if job.active_s > 0:
-            text += f", {rate(job.completion_tokens / job.active_s)} over {duration(job.active_s)} of running"
+            text += f", {rate(job.completion_tokens / job.active_s)} in {took(job.active_s)} of running"
         lines.append(SafeText(text))
-    if job.started is not None and job.ended is not None and job.ended > job.started:
-        lines.append(
-            SafeText(f"  {duration(job.ended - job.started)} from first start to end, loading and rests included")
-        )
+    if job.started is not None and job.ended is not None and job.completion_tokens:
+        lines.append(SafeText(f"  {took(job.ended - job.started)} in all, loading and rests included"))
     return lines

@@ -92,8 +92,8 @@ def worst(codes: list[ExitCode]) -> ExitCode:
     return min(codes, key=order.index, default=ExitCode.OK)
 
 
-def end_lines(job: JobView, folder: Path) -> Iterator[str]:
-    """The summary of a job at rest, with reasons, places and what to do next."""
+def end_lines(job: JobView, folder: Path, *, verdict: str = "") -> Iterator[str]:
+    """The summary of a job at rest, with reasons, places and what to do next. `verdict`: of its answers."""
     bad, codes = report.problems(folder) if job.failure == BatchInvalid.__name__ else ([], {})
     if bad:
         n = sum(codes.values())
@@ -107,6 +107,8 @@ def end_lines(job: JobView, folder: Path) -> Iterator[str]:
         yield "  run the good lines all the same: --skip-invalid"
         return
     yield from plain.summary(job)
+    if verdict:
+        yield verdict
     if job.counts.failed:
         yield from map(report.failure_line, report.failures(folder))
         shown = one_line(report.shown_path(folder / "errors.jsonl"))
@@ -126,6 +128,10 @@ def next_steps(job: JobView) -> list[str]:
             steps.append(f"gptoss-tui restore {name} puts the aborted requests back")
         if job.counts.succeeded:
             steps.append(f"gptoss-tui export {name} writes the results in the order of the input")
+    elif job.state == JobState.FAILED:
+        steps.append(f"when that is mended, gptoss-tui resume {name} goes on; what is done stays")
+        if exit_code_of_failure(job.failure) == ExitCode.USAGE:
+            steps.append("with other options: gptoss-tui run makes a new job of the file")
     else:
         steps.append(f"gptoss-tui resume {name} goes on; what is done stays")
     return steps
@@ -151,7 +157,7 @@ class _Answers:
             expected = self._expected.get(answer.custom_id)
             if expected is not None:
                 self._checked += 1
-                self._right += expected.holds(answer.text)
+                self._right += expected.holds(answer)
             yield from report.answer_lines(answer, expected)
 
     def verdict(self) -> str:
@@ -224,16 +230,15 @@ class People:
         if self._console.is_terminal:
             width = (self._console.width or 80) - 1
             self._console.live(plain.progress_line(job, mirror.reading, width, place=place))
-        elif time.monotonic() >= self._next_line:
+        elif job.state in ACTIVE and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_S
             self._console.say(plain.progress_line(job, mirror.reading, None, place=place))
 
     def rested(self, job: JobView) -> None:
         self._tell_answers(job)
-        for line in end_lines(job, self._workspace.run_folder(job.id)):
+        verdict = self._answers[job.id].verdict() if self._answers is not None else ""
+        for line in end_lines(job, self._workspace.run_folder(job.id), verdict=verdict):
             self._console.say(line)
-        if self._answers is not None and (verdict := self._answers[job.id].verdict()):
-            self._console.say(verdict)
 
 
 class Machine:
@@ -277,7 +282,7 @@ class Machine:
                     }
                 )
             case Sampled(reading=reading):
-                put({"event": "reading", **full(reading), "devices": [full(d) for d in reading.devices]})
+                put({"event": "reading", **full(reading)})
             case Text(job=name, items=deltas) if name in self._jobs:
                 for delta in deltas:
                     put({"event": "text", "job": name, **full(delta)})
@@ -312,8 +317,16 @@ class Machine:
 
 
 def full(value: msgspec.Struct) -> dict[str, Any]:
-    """All fields, defaults too: a program should not have to know them."""
-    return {name: msgspec.to_builtins(getattr(value, name)) for name in value.__struct_fields__}
+    """All fields, defaults too, also of what is inside: a program should not have to know them."""
+    return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return full(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return msgspec.to_builtins(value)
 
 
 def progress_object(event: str, job: JobView) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Answer(NamedTuple):
     custom_id: str
     text: str
     finish: str
+    calls: tuple[tuple[str, object], ...] = ()  # of tools: name and arguments
 
 
 class Failure(NamedTuple):
@@ -31,15 +32,19 @@ class Failure(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What an answer is held against: kind exact (the same, surrounding space aside), contains, story (all strings)."""
+    """What an answer is held against: kind exact (the same, surrounding space aside), call (one tool call with this
+    name and these arguments), contains, story (all strings)."""
 
     kind: str
     wanted: list[str]
+    call: tuple[str, object] | None = None
 
-    def holds(self, answer: str) -> bool:
+    def holds(self, answer: Answer) -> bool:
+        if self.kind == "call":
+            return answer.calls == (self.call,)
         if self.kind == "exact":
-            return answer.strip() == self.wanted[0].strip()
-        return all(part in answer for part in self.wanted)
+            return answer.text.strip() == self.wanted[0].strip()
+        return all(part in answer.text for part in self.wanted)
 
 
 class Lines:
@@ -89,15 +94,25 @@ def answer_of(line: dict[str, Any]) -> Answer | None:
     """The answer in a success line of either endpoint."""
     body = (line.get("response") or {}).get("body") or {}
     texts, finish = [], ""
+    called: list[tuple[str, object]] = []
     for choice in body.get("choices") or []:
         message = choice.get("message") or {}
         text = choice.get("text") if "text" in choice else message.get("content")
         calls = [call.get("function") or {} for call in message.get("tool_calls") or []]
+        called.extend((str(call.get("name")), _arguments(call.get("arguments"))) for call in calls)
         texts.append("\n".join([*([text] if text else []), *(f"{c.get('name')}({c.get('arguments')})" for c in calls)]))
         finish = str(choice.get("finish_reason") or "")
     if not texts:
         return None
-    return Answer(str(line.get("custom_id", "")), "\n".join(texts), finish)
+    return Answer(str(line.get("custom_id", "")), "\n".join(texts), finish, tuple(called))
+
+
+def _arguments(text: object) -> object:
+    """What the text of a call's arguments means; the text itself where it is no JSON."""
+    try:
+        return json.loads(str(text))
+    except ValueError:
+        return text
 
 
 def failure_of(line: dict[str, Any]) -> Failure:
@@ -110,8 +125,12 @@ def expected_beside(input_path: Path) -> dict[str, Expected]:
     found: dict[str, Expected] = {}
     for item in Lines(input_path.with_name(f"{input_path.stem}.expected.jsonl")).new():
         wanted = item.get("expected")
+        call = None
+        if isinstance(wanted, dict):
+            call = (str(wanted.get("name")), wanted.get("arguments"))
+            wanted = f"{call[0]}({json.dumps(call[1], ensure_ascii=False, separators=(',', ':'))})"
         strings = [str(part) for part in wanted] if isinstance(wanted, list) else [str(wanted)]
-        found[str(item.get("custom_id"))] = Expected(str(item.get("kind", "exact")), strings)
+        found[str(item.get("custom_id"))] = Expected(str(item.get("kind", "exact")), strings, call)
     return found
 
 
@@ -120,11 +139,7 @@ def answer_lines(answer: Answer, expected: Expected | None) -> list[SafeText]:
     first, *rest = safe(answer.text).strip().split("\n")
     mark = ""
     if expected is not None:
-        mark = (
-            "  [right]"
-            if expected.holds(answer.text)
-            else f"  [WRONG, expected {one_line(' | '.join(expected.wanted))}]"
-        )
+        mark = "  [right]" if expected.holds(answer) else f"  [WRONG, expected {one_line(' | '.join(expected.wanted))}]"
     cut = "  [cut at its token limit]" if answer.finish == "length" else ""
     lines = [f"  {one_line(answer.custom_id)}: {first}", *(f"      {line}" for line in rest)]
     lines[-1] += cut + mark

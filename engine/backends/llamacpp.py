@@ -26,11 +26,23 @@ import pynvml
 
 from engine.backends import llamacpp_log as log
 from engine.backends.base import EngineBroken, EngineLoadError, Generation
-from engine.backends.llamacpp_loop import Broken, Counters, Item, Limits, Loop, Result
+from engine.backends.llamacpp_loop import GRAMMAR_S, Broken, Counters, Item, Limits, Loop, Result
 from engine.backends.llamacpp_vocab import Vocabulary
-from engine.protocol import Completion, Delta, EngineSettings, EngineStats, FailureKind, ModelInfo
+from engine.protocol import (
+    Completion,
+    Delta,
+    EngineSettings,
+    EngineStats,
+    FailureKind,
+    Finish,
+    ModelInfo,
+    RequestError,
+)
 
 NAME = "llamacpp"
+
+SCHEMA_S = 10.0
+"""Longest that making a grammar of a JSON schema may take: milliseconds mostly, and the loop waits for it once more."""
 
 _T = TypeVar("_T")
 
@@ -201,6 +213,7 @@ class LlamaCpp:
         self._loop: Loop | None = None
         self._running: asyncio.Future[None] | None = None
         self._queues: dict[int, asyncio.Queue[Item]] = {}
+        self._checking: list[threading.Thread] = []  # schemas; one that hangs stays here
         self._aborted: set[int] = set()  # of `_queues`: an abort may come while the schema is still being compiled
         self._broken: EngineBroken | None = None
         self._limits = Limits(0, 0, 0, 0, 0, False, 0)
@@ -345,8 +358,7 @@ class LlamaCpp:
     def _distribute(self, results: list[Result]) -> None:
         """In the event loop: each item to the iterator of its request."""
         for key, item in results:
-            if (reader := self._queues.get(key)) is not None:
-                reader.put_nowait(item)
+            self._distribute_to(key, item)
         if self._broken is not None:
             for reader in self._queues.values():
                 reader.put_nowait(self._broken)
@@ -373,7 +385,7 @@ class LlamaCpp:
             if generation.sampling.json_schema is None:
                 refusal = loop.check(generation)
             else:
-                refusal = await asyncio.to_thread(loop.check, generation)
+                refusal = await self._check_schema(loop, generation)
             if refusal is not None:
                 done = True
                 finish, error = refusal
@@ -395,6 +407,37 @@ class LlamaCpp:
             if not done:
                 loop.abort(key)  # its reader went away: nobody would see the rest
 
+    async def _check_schema(self, loop: Loop, generation: Generation) -> tuple[Finish, RequestError] | None:
+        """In a thread of its own that is left behind if it hangs: it ends with the process."""
+        done: asyncio.Future[tuple[Finish, RequestError] | None] = asyncio.get_running_loop().create_future()
+        events = asyncio.get_running_loop()
+
+        def work() -> None:
+            try:
+                result, error = loop.check(generation), None
+            except Exception as fault:  # noqa: BLE001 - handed over to the awaiting coroutine
+                result, error = None, fault
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                events.call_soon_threadsafe(tell, result, error)
+
+        def tell(result: tuple[Finish, RequestError] | None, error: Exception | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error is not None else done.set_result(result)
+
+        thread = threading.Thread(target=work, name="schema", daemon=True)
+        self._checking = [t for t in self._checking if t.is_alive()] + [thread]
+        thread.start()
+        try:
+            return await asyncio.wait_for(done, SCHEMA_S)
+        except TimeoutError:
+            return Finish.INVALID, RequestError(
+                code="unsupported_schema",
+                message=f"the JSON schema can't be held to: making a grammar of it takes more than {SCHEMA_S:.0f} s. "
+                "Nest fewer optional parts, and repeat and list less",
+                status=400,
+                param="response_format",
+            )
+
     async def abort(self, key: int) -> None:
         if self._loop is not None and key in self._queues:
             self._aborted.add(key)
@@ -404,7 +447,26 @@ class LlamaCpp:
         if self._loop is not None:
             self._loop.watch(keys)
 
+    def _give_up(self, key: int) -> None:
+        """The guilty request gets its answer first, so that it is not run again; all others are told of the loss."""
+        what = f"its grammar took more than {GRAMMAR_S:.0f} s for one token: it is too ambiguous"
+        error = RequestError(
+            code="unsupported_schema",
+            message=f"the JSON schema can't be held to: {what}",
+            status=400,
+            param="response_format",
+        )
+        self._broken = EngineBroken(FailureKind.SILENT, f"the JSON schema of one request hung the engine: {what}")
+        self._distribute_to(key, Completion(finish=Finish.INVALID, error=error))
+        asyncio.get_running_loop().call_later(0.05, self._distribute, [])
+
+    def _distribute_to(self, key: int, item: Item) -> None:
+        if (reader := self._queues.get(key)) is not None:
+            reader.put_nowait(item)
+
     def stats(self) -> EngineStats:
+        if self._broken is None and self._loop is not None and (key := self._loop.hung()) is not None:
+            self._give_up(key)
         n = self._loop.counters if self._loop is not None else Counters()
         return EngineStats(
             running=n.running,
@@ -429,9 +491,10 @@ class LlamaCpp:
         if self._loop is not None and self._running is not None:
             self._loop.stop()
             await self._running
-        if self._broken is None:
+        if self._broken is None and not any(thread.is_alive() for thread in self._checking):
             await self._thread.run(self._release)
-        # A broken context is left alone: freeing it can abort, and its process is about to end.
+        # A broken context is left alone: freeing it can abort, and its process is about to end. So is a model
+        # that a hung check of a schema still reads.
         self._thread.end()
 
     def _release(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import re
 from typing import Any
 
 import llama_cpp.llama_cpp as c
@@ -22,6 +23,9 @@ MAX_GBNF_BYTES = 1_000_000
 MAX_NESTING = 2_000
 """Deepest nesting of brackets in a grammar: llama.cpp parses them by recursion on a stack of 8 MiB."""
 
+MAX_COUNT = 100_000
+"""Highest count of repetitions that is converted at all: the converter writes each one out, in memory."""
+
 # What the converter turns into rules, and what has no meaning for generation. Anything else is reported, not dropped.
 _ENFORCED = frozenset(
     {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems", "enum"}
@@ -31,6 +35,7 @@ _ANNOTATIONS = frozenset(
     {"title", "description", "$schema", "$id", "$comment", "$defs", "definitions", "default", "examples", "deprecated"}
     | {"readOnly", "writeOnly"}
 )
+_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
 _FORMATS = frozenset({"date", "time", "date-time", "uuid", "uuid1", "uuid2", "uuid3", "uuid4", "uuid5"})
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -57,6 +62,10 @@ def compile_schema(schema: str) -> Compiled:
         raise SchemaUnusable(f"the schema is not JSON: {error}") from None
     if not isinstance(tree, dict):
         raise SchemaUnusable("the schema must be a JSON object")
+    if "$ref" in tree:
+        # The converter resolves nothing inside $defs when the root itself is a reference, as Pydantic writes trees.
+        definitions = {key: tree[key] for key in ("$defs", "definitions") if key in tree}
+        schema = json.dumps({"anyOf": [{"$ref": tree["$ref"]}], **definitions})
     unenforced: set[str] = set()
     try:
         _inspect(tree, unenforced)
@@ -67,6 +76,8 @@ def compile_schema(schema: str) -> Compiled:
         raise SchemaUnusable("it is nested or repeated too deeply") from None
     except SchemaUnusable:
         raise
+    except KeyError as error:
+        raise SchemaUnusable(f"it leads to {error} in a way that the converter does not follow") from None
     except Exception as error:  # noqa: BLE001 - foreign code that asserts, indexes and recurses over user data
         raise SchemaUnusable(str(error) or type(error).__name__) from None
     if size > MAX_GBNF_BYTES or _nesting(gbnf) > MAX_NESTING:
@@ -98,6 +109,9 @@ def _inspect(schema: Any, unenforced: set[str]) -> None:
                 _inspect(sub, unenforced)
         elif key == "pattern" and isinstance(value, str):
             _check_pattern(value)
+        elif key in _COUNTS:
+            if not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+                raise SchemaUnusable(f"{key} is {str(value)[:40]}; it must be a whole number from 0 to {MAX_COUNT:,}")
         elif key == "format" and value not in _FORMATS:
             unenforced.add(f"format {value!r}")
         elif key not in _ENFORCED and key not in _ANNOTATIONS:
@@ -105,7 +119,9 @@ def _inspect(schema: Any, unenforced: set[str]) -> None:
 
 
 def _check_pattern(pattern: str) -> None:
-    """Refuse a stray `]` or `}`: the converter would loop on it for ever."""
+    """Refuse a stray `]` or `}`, on which the converter would loop for ever, and counts that would fill the memory."""
+    if any(int(count) > MAX_COUNT for count in re.findall(r"[{,]([0-9]{1,18})", pattern)):
+        raise SchemaUnusable(f"a pattern counts to more than {MAX_COUNT:,}")
     closer = ""
     escaped = False
     for char in pattern:

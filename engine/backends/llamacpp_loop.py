@@ -43,6 +43,9 @@ from engine.protocol import (
 PREFILL_ROWS_WHILE_DECODING = 512
 """Most prompt rows of one call while others generate: more would hold back their next token noticeably."""
 
+GRAMMAR_S = 20.0
+"""Longest act of one grammar, of microseconds mostly: an ambiguous one can grow without end inside one native call."""
+
 Item = int | Delta | Completion | EngineBroken
 Result = tuple[int, Item]
 
@@ -181,6 +184,7 @@ class Loop:
         self._admissions = 0
         self._hold_admission = False  # after a preemption, until a slot is given up: else the two would swap for ever
         self.counters = Counters()
+        self._in_grammar: tuple[int, float] | None = None  # whose, since when; written by the loop's thread alone
         # Guards the inbox and nothing else; the loop's own state belongs to its thread.
         self._wake = threading.Condition()
         self._inbox: list[Callable[[], None]] = []
@@ -204,6 +208,11 @@ class Loop:
         with self._wake:
             self._stopping = True
             self._wake.notify()
+
+    def hung(self) -> int | None:
+        """For a watcher in another thread: the request whose grammar sits in a native call that won't end in time."""
+        inside = self._in_grammar
+        return inside[0] if inside is not None and time.monotonic() - inside[1] > GRAMMAR_S else None
 
     def _post(self, act: Callable[[], None]) -> None:
         with self._wake:
@@ -559,6 +568,8 @@ class Loop:
             except Exception as error:  # noqa: BLE001 - a parser's fault costs its own request, never the batch
                 self._fail_internally(seq.request, error)
                 self._fail(seq.request, Finish.ENGINE_DIED, RequestError(code="internal_error", message=""))
+            finally:
+                self._in_grammar = None
 
     def _advance(self, seq: Sequence, row: Row, best: int) -> None:
         """Choose the next token of one sequence, show it to its parser, and end or go on."""
@@ -570,6 +581,8 @@ class Loop:
                 raise NotFinite
             token = best
         else:
+            if constraint is not None:
+                self._in_grammar = (seq.key, time.monotonic())  # until `_collect` clears it
             token = seq.sampler.choose(row, constraint)
         seq.sampler.note(token)
         if constraint is not None:

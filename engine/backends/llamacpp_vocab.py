@@ -16,6 +16,11 @@ _CONTROL = c.LLAMA_TOKEN_ATTR_CONTROL | c.LLAMA_TOKEN_ATTR_UNKNOWN
 _USER_DEFINED = c.LLAMA_TOKEN_ATTR_USER_DEFINED
 _MARKUP = re.compile(r"<\|[^|<>]+\|>")
 
+MAX_RUN = 8_000
+"""Longest run of characters without a change between white space and the rest that is tokenized as one piece: the
+library matches a run by recursion, and 30 000 letters (a base64 blob) end the process on a stack of 8 MiB."""
+_LONG_RUN = re.compile(rf"\S{{{MAX_RUN}}}(?=\S)|\s{{{MAX_RUN}}}(?=\s)")
+
 
 class Vocabulary:
     """`base.Tokenizer` of one model."""
@@ -100,6 +105,16 @@ class Vocabulary:
         return self._tokenize(text, special=special)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        if len(text) <= MAX_RUN:
+            return self._tokenize_piece(text, special=special)
+        ids: list[int] = []
+        start = 0
+        for match in _LONG_RUN.finditer(text):
+            ids += self._tokenize_piece(text[start : match.end()], special=special)
+            start = match.end()
+        return ids + self._tokenize_piece(text[start:], special=special)
+
+    def _tokenize_piece(self, text: str, *, special: bool) -> list[int]:
         data = text.encode("utf-8", errors="replace")  # a lone surrogate from JSON cannot be tokenized
         room = len(data) + 8
         while True:

@@ -58,9 +58,10 @@ class Ledger:
                     self.missing.append(item.custom_id)
 
     def check(self, job: str, requests: set[str], *, finished: bool) -> None:
-        texts = (self._workspace.run_folder(job) / "output.jsonl").read_bytes().splitlines()
-        if not finished:  # the last line may be torn by the kill
-            texts = [text for text in texts if text.endswith(b"}")]
+        path = self._workspace.run_folder(job) / "output.jsonl"
+        data = path.read_bytes() if path.exists() else b""  # killed before the journal was opened
+        *texts, torn = data.split(b"\n")  # the kill may have torn the last line
+        assert not (finished and torn)
         digests = {json.loads(text)["custom_id"]: hashlib.sha256(text).hexdigest() for text in texts}
         ids = Counter(json.loads(text)["custom_id"] for text in texts)
         assert [i for i, n in ids.items() if n > 1] == [], "written twice"
