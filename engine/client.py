@@ -447,7 +447,7 @@ def without_tracebacks(lines: Sequence[str]) -> list[str]:
 
 
 def jobs_on_disk(workspace: Workspace) -> list[JobView]:
-    """The runs under results/ as their files tell, for when no runner is alive. Unreadable ones are left out."""
+    """The runs under results/ as their files tell, for when no runner is alive. See `unreadable_runs` for the rest."""
     views = []
     for name in workspace.run_names():
         try:
@@ -481,6 +481,25 @@ def jobs_on_disk(workspace: Workspace) -> list[JobView]:
             )
         )
     return sorted(views, key=lambda view: (view.order, view.created))
+
+
+def unreadable_runs(workspace: Workspace) -> list[str]:
+    """A sentence for each folder under results/ that holds answers and no run.json that can be read."""
+    sentences: list[str] = []
+    if not workspace.results.is_dir():
+        return sentences
+    for folder in sorted(workspace.results.iterdir()):
+        if folder.name.startswith(".") or not any((folder / name).is_file() for name in ("run.json", "output.jsonl")):
+            continue
+        try:
+            msgspec.json.decode((folder / "run.json").read_bytes(), type=RunRecord)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            why = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error})"
+            sentences.append(
+                f"results/{folder.name}: run.json {why}. Its answers are untouched in output.jsonl; "
+                "put back a copy of run.json, or start the file again with `gptoss-tui run`"
+            )
+    return sentences
 
 
 async def offline(

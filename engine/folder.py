@@ -61,8 +61,8 @@ def read_record(folder: Path) -> RunRecord:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultsDamaged(
             f"{path} is not a run record: {error}",
-            advice="The answers in output.jsonl beside it are untouched; put back a copy of run.json, or start the file "
-            "again with `gptoss-tui run`.",
+            advice="The answers in output.jsonl beside it are untouched. Put back a copy of run.json, "
+            "or start the file again with `gptoss-tui run`.",
         ) from error
     if record.version > RECORD_VERSION:
         raise ResultsDamaged(

@@ -282,6 +282,7 @@ async def _status(context: Context) -> list[str] | None:
                 "engine": progress.full(engine) if engine else None,
                 "reading": progress.full(reading) if reading else None,
                 "jobs": [progress.full(job) for job in jobs],
+                "unreadable": clients.unreadable_runs(workspace),
             }
         )
         return None
@@ -298,6 +299,8 @@ async def _status(context: Context) -> list[str] | None:
             lines.extend(f"warning: {one_line(warning)}" for warning in engine.info.warnings)
     if options.job is not None:
         lines.extend(plain.summary(jobs[0]) if jobs[0].state in ENDED else [])
+    else:
+        lines.extend(f"warning: {one_line(sentence)}" for sentence in clients.unreadable_runs(workspace))
     return lines
 
 

@@ -120,3 +120,27 @@ def test_two_files_queue_and_run_one_after_another(box: Box) -> None:
     box.run("run", first, second)
     assert box.state("demo_10-1") == box.state("batch_10-1") == "done"
     assert len(box.runners()) <= 1
+
+
+def test_a_done_run_whose_answers_were_damaged_is_mended_by_resume(box: Box) -> None:
+    box.run("run", box.batch("demo_10"))
+    whole = box.answers("demo_10-1")
+    box.run("stop")
+    path = box.folder("demo_10-1") / "output.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"content":"', b'"content":"x', 1)
+    path.write_bytes(b"".join(lines)[:-20])
+    box.run("verify", "demo_10-1", expect=1)
+    box.run("resume", "demo_10-1")
+    box.run("attach", "demo_10-1")
+    box.run("verify", "demo_10-1")
+    assert box.answers("demo_10-1") == whole
+
+
+def test_a_run_without_a_readable_record_is_named(box: Box) -> None:
+    box.run("run", box.batch("demo_10"))
+    box.run("stop")
+    (box.folder("demo_10-1") / "run.json").write_text('{"version": 1,', encoding="utf-8")
+    said = box.run("status").stdout
+    assert "demo_10-1: run.json can't be read" in said
+    assert "run.json" in box.run("status", "--json").stdout
