@@ -35,9 +35,9 @@ def running(**fields: object) -> JobView:
 def test_progress_line_says_everything_where_there_is_room():
     assert plain.progress_line(running(), GPU, None) == (
         "demo_10-1  running  302/1 000  2 failed  432 tok/s  ~1 min 35 s left  (1 min 20 s to 2 min 10 s)  "
-        "GPU 11.0/16.0 GiB, 5.0 GiB free"
+        "GPU 5.0 GiB free  (11.0/16.0 GiB used)"
     )
-    assert "RAM 3.0/8.0 GiB, 5.0 GiB free (no GPU)" in plain.progress_line(running(), RAM, None)
+    assert "RAM 5.0 GiB free  (3.0/8.0 GiB used, no GPU)" in plain.progress_line(running(), RAM, None)
 
 
 @pytest.mark.parametrize("width", range(1, 201, 7))

@@ -103,7 +103,7 @@ def progress_line(job: JobView, reading: Reading | None, width: int | None, *, p
     counts = job.counts
     running = job.state == JobState.RUNNING
     # (text, importance): drawn in this order, dropped from the least important.
-    parts: list[tuple[str, int]] = [(f"{place}{one_line(job.id)}", 4), (state_words(job), 5 if running else 9)]
+    parts: list[tuple[str, int]] = [(f"{place}{one_line(job.id)}", 5), (state_words(job), 5 if running else 9)]
     if counts.total:
         parts.append((f"{count(done(counts))}/{count(counts.total)}", 10))
         parts.append((f"{count(counts.failed)} failed", 8 if counts.failed else 3))
@@ -116,8 +116,11 @@ def progress_line(job: JobView, reading: Reading | None, width: int | None, *, p
                 parts.append((left[len(short) + 1 :], 1))
     elif job.state == JobState.QUEUED:
         parts.append((one_line(job.sentence), 2))
-    if text := memory(reading):
-        parts.append((text, 2))
+    if device := tightest(reading):
+        gpu = device.kind == "gpu"
+        parts.append((f"{'GPU' if gpu else 'RAM'} {size(device.free)} free", 4))
+        used = f"{device.used / GIB:.1f}/{device.total / GIB:.1f} GiB used"
+        parts.append((f"({used})" if gpu else f"({used}, no GPU)", 2))
     if job.restarts:
         parts.append((f"engine restarted {job.restarts}x", 4))
     if width is None:
