@@ -23,8 +23,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -46,6 +47,7 @@ from engine.protocol import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    ModelInfo,
     Ready,
     RequestError,
     Started,
@@ -216,7 +218,7 @@ class Worker:
             traceback.print_exception(error)
             self._send(LoadFailed(kind=FailureKind.CRASH, message=f"loading failed: {type(error).__name__}: {error}"))
 
-    async def _load_engine(self, message: Load):  # noqa: ANN202 - ModelInfo, named below
+    async def _load_engine(self, message: Load) -> ModelInfo:
         settings = message.settings
         engine = await asyncio.to_thread(_create, settings.engine)
         loop = asyncio.get_running_loop()
@@ -338,7 +340,7 @@ class Worker:
 _background_tasks: set[asyncio.Future[None]] = set()
 
 
-def _background(work) -> None:  # noqa: ANN001 - a coroutine without a result
+def _background(work: Coroutine[Any, Any, None]) -> None:
     """Run to its end without being waited for; kept, because the loop holds its tasks weakly."""
     task = asyncio.ensure_future(work)
     _background_tasks.add(task)
