@@ -73,7 +73,7 @@ KEYS: tuple[Key, ...] = (
         _Positive,
         "a whole number, at least 1",
         str(_built_in.context),
-        "tokens a slot holds, prompt and answer together",
+        "tokens a slot holds, prompt and answer together (rounded up to 256s)",
     ),
     Key("run", "batch", _Positive, "a whole number, at least 1", str(_built_in.batch), "tokens of one engine step"),
     Key(

@@ -132,7 +132,12 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     engine = made.add_argument_group("model and engine (else: environment, gptoss.toml, built in)")
     engine.add_argument("--model", metavar="M", help="a GGUF file or the name of one")
     engine.add_argument("--slots", metavar="N", type=_whole, help="requests generated at the same time")
-    engine.add_argument("--context", metavar="N", type=_whole, help="tokens a slot holds, prompt and answer together")
+    engine.add_argument(
+        "--context",
+        metavar="N",
+        type=_whole,
+        help="tokens a slot holds, prompt and answer together (rounded up to 256s)",
+    )
     engine.add_argument("--batch", metavar="N", type=_whole, help="tokens of one engine step")
     engine.add_argument("--ubatch", metavar="N", type=_whole, help="tokens of one pass on the device")
     engine.add_argument("--kv-type", metavar="T", help="number format of the KV cache: f16, f32, q8_0, q4_0")
