@@ -33,6 +33,7 @@ from engine.office import Office
 from engine.problems import bad_lines
 from engine.protocol import RunningRequest
 from engine.record import Session
+from engine.report import write_report
 from engine.saving import Saving
 from engine.supervisor import Supervisor
 from engine.tally import Place
@@ -396,6 +397,10 @@ class JobRun:
             await asyncio.to_thread(write_batch_json, self._folder, self.job.record, self._problems)
         except ResultsUnwritable as error:
             log.warning("job %s: batch.json: %s", self.job.id, error.message)
+        try:
+            await asyncio.to_thread(write_report, self._folder, self.job.record)
+        except OSError as error:
+            log.warning("job %s: report.md: %s", self.job.id, error.strerror or error)
         await self._office.save(self.job)
         self.job.live = None
         self._office.publish(self.job)
