@@ -563,6 +563,15 @@ async def test_the_live_line_never_wraps_and_carries_no_foreign_control(workspac
     assert not set(text) & set("\x07\x9b\u202e")
 
 
+@pytest.fixture
+def sighup_ends() -> Iterator[None]:
+    """Children inherit it: under nohup, tests would start clients that ignore a hang-up."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("sighup_ends")
 async def test_hanging_up_ends_the_client_and_nothing_else(workspace: Workspace):
     async with scripted(workspace.socket) as runner:
         accept(runner)
