@@ -18,8 +18,8 @@ import msgspec
 
 from engine.job import JobState
 
-CLIENT_PROTOCOL = 1
-WORKER_PROTOCOL = 1
+CLIENT_PROTOCOL = 2
+WORKER_PROTOCOL = 2
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """Longest JSON line either side accepts: a submit never carries a file's content, so more is a fault."""
@@ -138,13 +138,18 @@ class Completion(_Value, frozen=True, kw_only=True):
 
 
 class Delta(_Value, frozen=True, kw_only=True):
-    """A piece of text of a request in flight. `key` is the Generate's."""
+    """A piece of text of a request in flight. `key` is the Generate's.
+
+    `offset` is where it begins: characters of this channel of this choice before it. A request that is watched anew
+    sends its text so far first (offset 0), so whoever watched before skips what it has.
+    """
 
     key: int
     text: str
     channel: Channel = Channel.ANSWER
     choice: int = 0
     tokens: int = 1
+    offset: int = 0
 
 
 # --- engine settings and facts ----------------------------------------------------------------------------------------
@@ -285,7 +290,10 @@ class Finished(_Message, frozen=True, kw_only=True):
 
 
 class Stats(_Message, frozen=True, kw_only=True):
+    """`progress`: tokens generated so far of each request in a slot, by key."""
+
     stats: EngineStats
+    progress: dict[int, int] = {}
 
 
 class Fatal(_Message, frozen=True, kw_only=True):
@@ -368,6 +376,9 @@ class JobView(_Value, frozen=True, kw_only=True):
     eta: Eta = Eta()
     load_fraction: float | None = None  # while loading, and of validating where the size is known
     restarts: int = 0  # engine deaths survived
+    taken_out: list[str] = []  # custom_ids aborted by a person, the first hundred; counts.aborted has their number
+    slots: int = 0  # as planned for this job; 0 before
+    context: int = 0
 
 
 RATE_WINDOW_S = 10.0
@@ -396,6 +407,14 @@ class DeviceReading(_Value, frozen=True, kw_only=True):
     utilization: float | None = None  # 0..1
     temperature_c: float | None = None
     power_w: float | None = None
+    owners: dict[
+        str, int
+    ] = {}  # bytes: weights, kv, compute, context, runner, other; sums to `used` where all is known
+    estimated: list[str] = []  # owners that are a residue or a share, not a measurement
+    peak_used: int = 0  # highest `used` since the runner began
+    peak_t: float = 0.0  # and when
+    warn_free: int = 0  # below this much free memory the gauge warns
+    critical_free: int = 0  # and below this an OOM is near
 
 
 class Reading(_Value, frozen=True, kw_only=True):
@@ -409,11 +428,31 @@ class Reading(_Value, frozen=True, kw_only=True):
 
 
 class IncidentView(_Value, frozen=True, kw_only=True):
+    """Something that happened, for the log. Of kind "state" and "command": in no file but run.json's sessions."""
+
     t: float
     job: str
-    kind: str  # engine_died, engine_silent, load_failed, disk_full, damage, restarted, …
+    kind: str  # engine_died, engine_silent, load_failed, disk_full, damage, restarted, …, state, command
     message: str
     action: str = ""  # what was done about it
+    level: str = "info"  # info, warn, error
+
+
+class HistoryPoint(_Value, frozen=True, kw_only=True):
+    """One second of the runner's life, for graphs."""
+
+    t: float
+    decode: float = 0.0  # tokens a second in this second, measured; not the mean of a longer window
+    prefill: float = 0.0
+    running: int = 0
+    slots: int = 0
+    kv_used: int = 0
+    kv_total: int = 0
+    free: list[int] = []  # bytes free, by device in the order of Reading.devices
+
+
+HISTORY_S = 600
+"""How much of it the runner keeps for new clients."""
 
 
 class AckItem(_Value, frozen=True, kw_only=True):
@@ -425,11 +464,17 @@ class AckItem(_Value, frozen=True, kw_only=True):
 
 
 class RunningRequest(_Value, frozen=True, kw_only=True):
+    """A request in a slot. Nothing `generated` yet: its prompt is being prefilled."""
+
     key: int
     custom_id: str
     prompt_tokens: int = 0
     generated: int = 0
     started: float = 0.0
+    line: int = 0  # in the batch file, from 1
+    max_tokens: int | None = None  # as the request or its defaults say; None: until the context is full
+    rate: float = 0.0  # tokens a second of this one, last seconds
+    job: str = ""
 
 
 # --- client → runner --------------------------------------------------------------------------------------------------
@@ -551,6 +596,7 @@ class Snapshot(_Message, frozen=True, kw_only=True):
     reading: Reading | None = None
     incidents: list[IncidentView] = []
     running: list[RunningRequest] = []
+    history: list[HistoryPoint] = []
 
 
 class JobChanged(_Message, frozen=True, kw_only=True):
@@ -572,6 +618,13 @@ class EngineChanged(_Message, frozen=True, kw_only=True):
 class Sampled(_Message, frozen=True, kw_only=True):
     seq: int
     reading: Reading
+
+
+class Measured(_Message, frozen=True, kw_only=True):
+    """Once a second: one more point of the history."""
+
+    seq: int
+    point: HistoryPoint
 
 
 class Incident(_Message, frozen=True, kw_only=True):
@@ -616,7 +669,7 @@ class Reply(_Message, frozen=True, kw_only=True):
     sentence: str = ""
 
 
-Event = JobChanged | JobRemoved | EngineChanged | Sampled | Incident | Acknowledged | Text
+Event = JobChanged | JobRemoved | EngineChanged | Sampled | Measured | Incident | Acknowledged | Text
 FromRunner = Welcome | Snapshot | Event | Reply | Goodbye
 
 

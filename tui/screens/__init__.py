@@ -1,0 +1,1 @@
+"""What opens over the panes: add a batch, results, help, commands, confirmations, memory."""
