@@ -131,6 +131,14 @@ class Sheet:
         self._answer.append(text)
         return [TextPiece(Channel.ANSWER, text)]
 
+    def so_far(self, *, arguments: str = "") -> dict[Channel, str]:
+        """All pieces given away, by channel. `arguments`: of a call that is still being written."""
+        return {
+            Channel.REASONING: "".join(self._reasoning),
+            Channel.ANSWER: "".join(self._answer),
+            Channel.TOOL: "".join(call.arguments for call in self.calls) + arguments,
+        }
+
     def choice(self, finish: Finish, *, broken: bool = False, loose: str = "") -> Choice:
         """End the sequence. `broken`: its format does not hold; `loose` is the text it wrote outside of any message."""
         self.close()
@@ -226,6 +234,9 @@ class TextParser:
     @property
     def reasoning_tokens(self) -> int:
         return self._sheet.reasoning_tokens
+
+    def so_far(self) -> dict[Channel, str]:
+        return self._sheet.so_far()
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[TextPiece]:
         if self._done or self.stopped:

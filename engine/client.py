@@ -25,7 +25,6 @@ import msgspec
 
 from engine import errors, peer
 from engine.errors import ExitCode, GptossError, LoadFailed, ProtocolMismatch, RunnerUnreachable
-from engine.job import after_runner_death
 from engine.protocol import (
     CLIENT_PROTOCOL,
     MAX_LINE_BYTES,
@@ -44,7 +43,7 @@ from engine.protocol import (
     decode_from_runner,
     encode_line,
 )
-from engine.record import RunRecord
+from engine.record import RunRecord, as_found, view_of
 from engine.workspace import Workspace
 
 RUNNER_COMMAND = (sys.executable, "-m", "engine.runner")
@@ -90,6 +89,8 @@ class Client:
         self.snapshot: Snapshot
         self.goodbye = ""
         """Why the runner ended the connection, as far as it said."""
+        self.parted = False
+        """It said goodbye; otherwise it died."""
 
     async def _greet(self, name: str) -> None:
         self._writer.write(encode_line(Hello(version=CLIENT_PROTOCOL, client=name, pid=os.getpid())))
@@ -143,7 +144,7 @@ class Client:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case Goodbye(reason=reason):
-                self.goodbye = reason
+                self.goodbye, self.parted = reason, True
             case Welcome():
                 pass
             case _:
@@ -371,7 +372,7 @@ def _is_held(path: Path) -> bool:
         os.close(fd)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """So that `engine` is found from any folder, and a file of the workspace never stands in for a module."""
     root = str(Path(__file__).resolve().parents[1])
     rest = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
@@ -389,7 +390,7 @@ def _spawn(workspace: Workspace, command: Sequence[str]) -> tuple[subprocess.Pop
             process = subprocess.Popen(
                 [*command, "--workspace", str(workspace.root)],
                 cwd=workspace.root,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -456,30 +457,7 @@ def jobs_on_disk(workspace: Workspace) -> list[JobView]:
             continue
         if record.removed:
             continue
-        state = after_runner_death(record.state)
-        counts = record.counts
-        views.append(
-            JobView(
-                id=name,
-                state=state,
-                input_path=record.input_path,
-                created=record.created,
-                sentence=record.sentence if state == record.state else "its runner died; `resume` goes on",
-                failure=record.failure,
-                order=record.order,
-                counts=msgspec.structs.replace(counts, waiting=counts.waiting + counts.running, running=0),
-                started=record.started,
-                ended=record.ended,
-                active_s=record.active_s,
-                model=record.engine.model_name,
-                engine=record.engine.engine if record.engine.model_path else "",
-                settings=record.settings,
-                prompt_tokens=record.prompt_tokens,
-                completion_tokens=record.completion_tokens,
-                reasoning_tokens=record.reasoning_tokens,
-                restarts=record.restarts,
-            )
-        )
+        views.append(view_of(as_found(msgspec.structs.replace(record, job=name))))
     return sorted(views, key=lambda view: (view.order, view.created))
 
 
@@ -507,7 +485,7 @@ async def offline(
     args: Sequence[str],
     *,
     command: Sequence[str] = OFFLINE_COMMAND,
-    environment: Mapping[str, str] | None = None,
+    more_environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """Run `python -m engine.offline NAME ARGS` and yield the JSON objects it prints.
 
@@ -521,7 +499,7 @@ async def offline(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**_environment(), **(environment or {})},
+        env={**environment(), **(more_environment or {})},
         limit=MAX_LINE_BYTES,
     )
     assert process.stdout is not None

@@ -10,7 +10,7 @@ import difflib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,29 @@ _MANY = 1_000_000
 """Stands for "as many sequences as there are" where only settings, not slots, are compared."""
 
 
+_WORDS: dict[type[Command], str] = {
+    protocol.Submit: "new job",
+    protocol.Pause: "pause",
+    protocol.Resume: "resume",
+    protocol.AbortJob: "abort",
+    protocol.Retry: "retry",
+    protocol.AbortRequest: "abort of a request",
+    protocol.PutBack: "putting back",
+    protocol.Move: "move",
+    protocol.Remove: "removal",
+    protocol.Stop: "stop",
+}
+"""What was asked, for the log."""
+
+
+class _Done(NamedTuple):
+    """What a command came to. `changed`: something is not as it was, or is about to be."""
+
+    job: Job | None
+    sentence: str
+    changed: bool = True
+
+
 class Commands:
     """Answers commands of all clients. Safe to call for several clients at once: states are checked after each wait."""
 
@@ -37,32 +60,42 @@ class Commands:
 
     async def handle(self, command: Command) -> Reply:
         """Raises GptossError; the control makes the Reply of it."""
+        done = await self._do(command)
+        job = done.job.id if done.job is not None else None
+        if done.changed:
+            self._runner.incidents.asked(job or "", _WORDS[type(command)], done.sentence)
+        return Reply(id=command.id, job=job, sentence=done.sentence)
+
+    async def _do(self, command: Command) -> _Done:
         match command:
             case protocol.Submit():
-                job, sentence = await self._submit(command)
+                return await self._submit(command)
             case protocol.Pause():
-                job, sentence = await self._pause(await self._job(command.job), now=command.now)
+                return await self._pause(await self._job(command.job), now=command.now)
             case protocol.Resume():
-                job, sentence = await self._resume(await self._job(command.job), command)
+                return await self._resume(await self._job(command.job), command)
             case protocol.AbortJob():
-                job, sentence = await self._abort(await self._job(command.job))
+                return await self._abort(await self._job(command.job))
             case protocol.Retry():
-                job, sentence = await self._retry(await self._job(command.job))
+                return await self._retry(await self._job(command.job))
             case protocol.AbortRequest():
-                job, sentence = await self._abort_request(await self._job(command.job), command.custom_id)
+                return await self._abort_request(await self._job(command.job), command.custom_id)
             case protocol.PutBack():
-                job, sentence = await self._put_back(await self._job(command.job), command.custom_id)
+                return await self._put_back(await self._job(command.job), command.custom_id)
             case protocol.Move():
-                job, sentence = await self._move(self.find(command.job), command.by)
+                return await self._move(self.find(command.job), command.by)
             case protocol.Remove():
-                job, sentence = await self._remove(await self._job(command.job))
+                return await self._remove(await self._job(command.job))
             case protocol.Stop():
                 # After the reply is on its way: the one who asked should hear that it worked.
                 asyncio.get_running_loop().call_later(0.05, self._runner.stop, "asked by a person")
-                job, sentence = None, "the runner pauses what runs, unloads the engine and ends"
-            case protocol.WatchRequests() | protocol.GetSnapshot():
-                job, sentence = None, ""  # the control answers these itself; nothing changes here
-        return Reply(id=command.id, job=job.id if job is not None else None, sentence=sentence)
+                return _Done(None, "the runner pauses what runs, unloads the engine and ends")
+            case protocol.WatchRequests():
+                if self._runner.current is not None:
+                    self._runner.current.sync_watch()
+                return _Done(None, "", changed=False)
+            case protocol.GetSnapshot():
+                return _Done(None, "", changed=False)  # the control answers it itself
 
     async def _job(self, name: str) -> Job:
         """The job, not in the moment between its last request and its resting state: what is told then gets lost."""
@@ -94,7 +127,7 @@ class Commands:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    async def _submit(self, command: protocol.Submit) -> tuple[Job, str]:
+    async def _submit(self, command: protocol.Submit) -> _Done:
         runner = self._runner
         path = await asyncio.to_thread(_readable, runner.workspace.root, command.path)
         order = 1 + max((j.record.order for j in runner.jobs.values()), default=0)
@@ -107,32 +140,32 @@ class Commands:
         ahead = sum(
             1 for j in runner.jobs.values() if j is not job and (j.state == JobState.QUEUED or j.state in ACTIVE)
         )
-        return job, f"{job.id} is queued" + (f", {ahead} ahead of it" if ahead else "")
+        return _Done(job, f"{job.id} is queued" + (f", {ahead} ahead of it" if ahead else ""))
 
-    async def _pause(self, job: Job, *, now: bool) -> tuple[Job, str]:
+    async def _pause(self, job: Job, *, now: bool) -> _Done:
         run = self._running(job)
         if run is not None:
             if job.state == JobState.PAUSED and not run.halted:
-                return job, f"{job.id} is paused already"
+                return _Done(job, f"{job.id} is paused already", changed=False)
             again = run.wish is not None and run.wish.state == JobState.PAUSED and (run.wish.hard or not now)
             run.ask(Wish(JobState.PAUSED, "paused by a person; resume goes on", hard=now))
             in_flight = len(run.running())
             if again:
-                return job, f"{job.id} is being paused already"
+                return _Done(job, f"{job.id} is being paused already", changed=False)
             if now or not in_flight:
-                return job, f"{job.id} pauses now"
+                return _Done(job, f"{job.id} pauses now")
             job.update(sentence="pauses when its running requests are through")
             left = "its running request is" if in_flight == 1 else f"its {in_flight} running requests are"
-            return job, f"{job.id} pauses when {left} through"
+            return _Done(job, f"{job.id} pauses when {left} through")
         if job.state == JobState.PAUSED:
-            return job, f"{job.id} is paused already"
+            return _Done(job, f"{job.id} is paused already", changed=False)
         if job.state in ENDED:
             raise CommandRefused(f"{job.id} is {job.state}: nothing of it runs or waits for its turn")
         job.move(JobState.PAUSED, "paused by a person; resume goes on")
         await self._changed(job)
-        return job, f"{job.id} is paused"
+        return _Done(job, f"{job.id} is paused")
 
-    async def _resume(self, job: Job, command: protocol.Resume) -> tuple[Job, str]:
+    async def _resume(self, job: Job, command: protocol.Resume) -> _Done:
         run = self._running(job)
         if run is not None:
             if command.settings is not None:
@@ -141,16 +174,16 @@ class Commands:
                 )
             if run.halted:
                 run.retry_disk()
-                return job, f"{job.id} tries the disk again"
+                return _Done(job, f"{job.id} tries the disk again")
             if run.wish is not None and not run.wish.hard:
                 run.ask(None)
                 job.update(sentence="")
-                return job, f"{job.id} goes on: the pause is taken back"
+                return _Done(job, f"{job.id} goes on: the pause is taken back")
             if run.wish is not None:
                 raise CommandRefused(f"{job.id} is being ended", advice="Resume it in a moment.")
-            return job, f"{job.id} is {job.state} already"
+            return _Done(job, f"{job.id} is {job.state} already", changed=False)
         if job.state == JobState.QUEUED and command.settings is None and not command.force:
-            return job, f"{job.id} is queued already"
+            return _Done(job, f"{job.id} is queued already", changed=False)
         settings = runplan.overlay(job.record.settings, command.settings)
         found = await self._differences(job, settings)
         if found and not command.force:
@@ -160,7 +193,7 @@ class Commands:
             )
         was = job.state
         if was not in RESUMABLE and was not in {JobState.QUEUED, JobState.DONE}:  # somebody else was quicker
-            return job, f"{job.id} is {was} already"
+            return _Done(job, f"{job.id} is {was} already", changed=False)
         # An earlier consent that no engine has run under yet still holds, but only for what it was given for.
         force = command.force or (job.record.force and command.settings is None)
         job.update(settings=settings, force=force)
@@ -168,7 +201,7 @@ class Commands:
             job.move(JobState.QUEUED, "waits for its turn")
         await self._changed(job)
         queued = "still queued" if was == JobState.QUEUED else "queued again"
-        return job, f"{job.id} is {queued}" + (f", mixing: {'; '.join(found)}" if found else "")
+        return _Done(job, f"{job.id} is {queued}" + (f", mixing: {'; '.join(found)}" if found else ""))
 
     async def _differences(self, job: Job, settings: RunSettings) -> list[str]:
         record = job.record
@@ -178,31 +211,29 @@ class Commands:
         engine = runplan.engine_settings(settings, model, date=record.engine.date, sequences=_MANY)
         return runplan.differences(record.fingerprint, runplan.fingerprint(settings, model, engine))
 
-    async def _abort(self, job: Job) -> tuple[Job, str]:
+    async def _abort(self, job: Job) -> _Done:
         run = self._running(job)
         sentence = "aborted by a person; what is done stays, resume goes on"
         if run is not None:
+            again = run.wish is not None and run.wish.state == JobState.ABORTED
             run.ask(Wish(JobState.ABORTED, sentence, hard=True))
-            return job, f"{job.id} is being aborted"
+            return _Done(job, f"{job.id} is being aborted", changed=not again)
         if job.state == JobState.ABORTED:
-            return job, f"{job.id} is aborted already"
+            return _Done(job, f"{job.id} is aborted already", changed=False)
         if job.state == JobState.DONE:
             raise CommandRefused(f"{job.id} is done: nothing is left to abort")
         job.move(JobState.ABORTED, sentence)
         await self._changed(job)
-        return job, f"{job.id} is aborted"
+        return _Done(job, f"{job.id} is aborted")
 
-    async def _retry(self, job: Job) -> tuple[Job, str]:
+    async def _retry(self, job: Job) -> _Done:
         run = self._running(job)
         if run is not None:
             n = run.retry_failed()
             await self._runner.save(job)
-            return (
-                job,
-                f"{_count(n, 'failed request')} of {job.id} will run again"
-                if n
-                else f"{job.id} has no failed requests",
-            )
+            if not n:
+                return _Done(job, f"{job.id} has no failed requests", changed=False)
+            return _Done(job, f"{_count(n, 'failed request')} of {job.id} will run again")
         counts = job.record.counts
         n = counts.failed - counts.invalid
         if job.state == JobState.QUEUED:
@@ -210,14 +241,14 @@ class Commands:
         elif n <= 0 and job.state != JobState.INTERRUPTED:  # after a crash, counts may lag behind the files
             why = f" ({counts.invalid} bad lines stay bad)" if counts.invalid else ""
             rest = f"; `gptoss-tui resume {job.id}` runs the rest" if job.state in RESUMABLE else ""
-            return job, f"{job.id} has no failed requests to run again{why}{rest}"
+            return _Done(job, f"{job.id} has no failed requests to run again{why}{rest}", changed=False)
         else:
             job.update(retry_failed=True)
             job.move(JobState.QUEUED, "waits for its turn to run failed requests again")
         await self._changed(job)
-        return job, f"{job.id} is queued: {_count(max(0, n), 'failed request')} will run again"
+        return _Done(job, f"{job.id} is queued: {_count(max(0, n), 'failed request')} will run again")
 
-    async def _move(self, job: Job, by: int) -> tuple[Job, str]:
+    async def _move(self, job: Job, by: int) -> _Done:
         queued = sorted(
             (j for j in self._runner.jobs.values() if j.state == JobState.QUEUED),
             key=lambda j: (j.record.order, j.record.created),
@@ -232,29 +263,31 @@ class Commands:
             if other.record.order != order:
                 other.update(order=order)
                 await self._changed(other)
-        return job, f"{job.id} is number {to + 1} of {len(queued)} in the queue"
+        return _Done(job, f"{job.id} is number {to + 1} of {len(queued)} in the queue", changed=to != at)
 
-    async def _remove(self, job: Job) -> tuple[Job, str]:
+    async def _remove(self, job: Job) -> _Done:
         if self._running(job) is not None or job.state in ACTIVE:
             raise CommandRefused(f"{job.id} is {job.state}", advice="Pause or abort it first.")
         job.update(removed=True)
         del self._runner.jobs[job.id]
         await self._runner.save(job)
         self._runner.control.publish(protocol.JobRemoved(seq=0, job=job.id))
-        return job, f"{job.id} is off the list; its files stay in results/{job.id}"
+        self._runner.incidents.forget(job.id)
+        return _Done(job, f"{job.id} is off the list; its files stay in results/{job.id}")
 
     # --- single requests ----------------------------------------------------------------------------------------------
 
-    async def _abort_request(self, job: Job, custom_id: str) -> tuple[Job, str]:
+    async def _abort_request(self, job: Job, custom_id: str) -> _Done:
         run = self._running(job)
         if run is not None:
+            before = custom_id in job.record.aborted
             sentence = run.take_out(custom_id)
             await self._runner.save(job)
-            return job, sentence
+            return _Done(job, sentence, changed=not before)
         if job.state == JobState.DONE:
             raise CommandRefused(f"{job.id} is done: no request is left to abort")
         if custom_id in job.record.aborted:
-            return job, f"{custom_id} was taken out before"
+            return _Done(job, f"{custom_id} was taken out before", changed=False)
         place = await asyncio.to_thread(_place_of, self._runner.workspace.run_folder(job.id), job, custom_id)
         if self._running(job) is not None:
             return await self._abort_request(job, custom_id)
@@ -266,20 +299,20 @@ class Commands:
             moved = msgspec.structs.replace(counts, waiting=counts.waiting - 1, aborted=counts.aborted + 1)
             job.update(counts=moved)
         await self._changed(job)
-        return job, taken_out(job.id, custom_id)
+        return _Done(job, taken_out(job.id, custom_id))
 
-    async def _put_back(self, job: Job, custom_id: str | None) -> tuple[Job, str]:
+    async def _put_back(self, job: Job, custom_id: str | None) -> _Done:
         run = self._running(job)
         if run is not None:
             n = run.put_back(custom_id)
             await self._runner.save(job)
-            return job, f"{_count(n, 'aborted request')} of {job.id} will run"
+            return _Done(job, f"{_count(n, 'aborted request')} of {job.id} will run", changed=n > 0)
         names = job.record.aborted
         if custom_id is not None and custom_id not in names:
             raise CommandRefused(f"{custom_id} is not taken out of {job.id}")
         back = [name for name in names if custom_id is None or name == custom_id]
         if not back:
-            return job, f"{job.id} has no aborted requests"
+            return _Done(job, f"{job.id} has no aborted requests", changed=False)
         counts = job.record.counts
         n = min(len(back), counts.aborted)
         job.update(
@@ -289,7 +322,7 @@ class Commands:
         if job.state == JobState.DONE:
             job.move(JobState.QUEUED, "waits for its turn to run what was put back")
         await self._changed(job)
-        return job, f"{_count(len(back), 'aborted request')} of {job.id} will run"
+        return _Done(job, f"{_count(len(back), 'aborted request')} of {job.id} will run")
 
     def _running(self, job: Job) -> JobRun | None:
         run = self._runner.current

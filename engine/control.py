@@ -23,6 +23,7 @@ import msgspec
 
 from engine import peer
 from engine.errors import GptossError, RunnerUnreachable
+from engine.pieces import joined
 from engine.protocol import (
     CLIENT_PROTOCOL,
     Acknowledged,
@@ -38,6 +39,7 @@ from engine.protocol import (
     Incident,
     JobChanged,
     JobRemoved,
+    Measured,
     Reply,
     Sampled,
     Snapshot,
@@ -47,11 +49,13 @@ from engine.protocol import (
     decode_from_client,
     encode_line,
 )
+from engine.viewer import Viewer, Watched
 
 log = logging.getLogger("runner.control")
 
-TEXT_CHARS = 64 * 1024
-"""Text kept for a client that does not read, each delta counted as some more: several seconds of 16 slots."""
+TEXT_CHARS = 512 * 1024
+"""Text kept for a client that does not read, each delta counted as some more: the beginnings of a few long answers,
+which who begins to watch is sent at once, or a minute of 16 slots."""
 
 DELTA_CHARS = 64
 """What a delta costs besides its text."""
@@ -104,6 +108,8 @@ class Outbox:
                 self._drop_text(name)
             case EngineChanged() | Sampled():
                 key = type(event)
+            case Measured(seq=seq):
+                key = ("measured", seq)
             case Acknowledged(job=name):
                 key = ("acknowledged", name)
                 self._acks += len(event.items)
@@ -131,7 +137,7 @@ class Outbox:
             self._lose(event)
             return
         older = self._events.pop(key, None)
-        items = _joined([*older.items, *event.items]) if isinstance(older, Text) else event.items
+        items = joined([*older.items, *event.items]) if isinstance(older, Text) else event.items
         self._text_size[event.job] = sum(len(item.text) + DELTA_CHARS for item in items)
         self._events[key] = msgspec.structs.replace(event, items=items)
 
@@ -164,18 +170,6 @@ class Outbox:
         return out
 
 
-def _joined(items: list[Delta]) -> list[Delta]:
-    """Neighbouring pieces of the same text as one."""
-    out: list[Delta] = []
-    for item in items:
-        last = out[-1] if out else None
-        if last is not None and (last.key, last.choice, last.channel) == (item.key, item.choice, item.channel):
-            out[-1] = msgspec.structs.replace(last, text=last.text + item.text, tokens=last.tokens + item.tokens)
-        else:
-            out.append(item)
-    return out
-
-
 class _Connection:
     """One welcomed client."""
 
@@ -186,7 +180,7 @@ class _Connection:
         self.wake = asyncio.Event()
         self.room = asyncio.Semaphore(OPEN_COMMANDS)
         self.unanswered = 0  # commands read whose reply is not written yet
-        self.watch: WatchRequests | None = None
+        self.viewer: Viewer | None = None
         self.closing = False
 
     def put(self, event: Event) -> None:
@@ -196,6 +190,16 @@ class _Connection:
     def reply(self, message: Reply | Goodbye) -> None:
         self.outbox.reply(message)
         self.wake.set()
+
+    def watch(self, command: WatchRequests) -> None:
+        """Read these. The same again: all of their text from the beginning; others: what it reads already goes on."""
+        wanted = msgspec.structs.replace(command, id=0)
+        if not (command.custom_ids or command.auto):
+            self.viewer = None
+        elif self.viewer is None or self.viewer.watch == wanted:
+            self.viewer = Viewer(wanted)
+        else:
+            self.viewer.watch = wanted
 
 
 class Control:
@@ -224,10 +228,16 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
         self.last_left = time.monotonic()
 
-    @property
-    def watches(self) -> list[WatchRequests]:
-        """What the present clients want to read."""
-        return [c.watch for c in self._connections if c.watch is not None]
+    def watched(self) -> Watched:
+        """What the present clients read. Who asks gives the `fresh` ones anew: they are named once."""
+        keys: set[int] = set()
+        fresh: set[int] = set()
+        for connection in self._connections:
+            if (viewer := connection.viewer) is not None:
+                wanted = self._resolve_watch(viewer.watch)
+                keys |= wanted
+                fresh |= viewer.look(wanted)
+        return Watched(frozenset(keys), frozenset(fresh))
 
     @property
     def clients(self) -> int:
@@ -319,14 +329,10 @@ class Control:
                 connection.put(stamped)
 
     def publish_text(self, job: str, deltas: list[Delta]) -> None:
-        """Put text in the boxes of the clients that watch it."""
+        """Put text in the boxes of the clients that watch it, as far as `watched` has told of it."""
         self._seq += 1
         for connection in self._connections:
-            if connection.watch is None:
-                continue
-            keys = self._resolve_watch(connection.watch)
-            items = [delta for delta in deltas if delta.key in keys]
-            if items:
+            if connection.viewer is not None and (items := connection.viewer.chosen(deltas)):
                 connection.put(Text(seq=self._seq, job=job, items=items))
 
     # --- one client ---------------------------------------------------------------------------------------------------
@@ -451,7 +457,7 @@ class Control:
     async def _answer(self, connection: _Connection, command: Command) -> None:
         try:
             if isinstance(command, WatchRequests):
-                connection.watch = command if command.custom_ids or command.auto else None
+                connection.watch(command)
             elif isinstance(command, GetSnapshot):
                 connection.outbox.resync()
             reply = await self._handle(command)

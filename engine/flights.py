@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from engine import protocol, runplan
@@ -29,21 +30,58 @@ AHEAD = 2
 UNSAVED = 2048
 """Most finished requests that may wait for the disk before no new ones start."""
 
+RATE_S = 3.0
+"""A request's rate is over this long: short enough to show one that slows down, long enough not to flicker."""
+
+MARK_S = 0.2
+"""Marks of a request's progress are at least so far apart, however often the worker tells it."""
+
 
 class Flight:
     """One request with the worker."""
 
-    __slots__ = ("generated", "index", "key", "prompt_tokens", "recalled", "request", "started", "taken_out")
+    __slots__ = (
+        "_marks",
+        "generated",
+        "index",
+        "key",
+        "max_tokens",
+        "prompt_tokens",
+        "recalled",
+        "request",
+        "started",
+        "taken_out",
+    )
 
-    def __init__(self, key: int, index: int, request: Request) -> None:
+    def __init__(self, key: int, index: int, request: Request, max_tokens: int | None) -> None:
         self.key = key
         self.index = index
         self.request = request
+        self.max_tokens = max_tokens
         self.started = 0.0
         self.prompt_tokens = 0
         self.generated = 0
+        self._marks: deque[tuple[float, int]] = deque()  # time, tokens; from its first token on
         self.taken_out = False  # a person aborted this one
         self.recalled = False  # an Abort was sent
+
+    def note(self, now: float, generated: int) -> None:
+        """It has come so far."""
+        self.generated = generated
+        if not generated or (self._marks and now - self._marks[-1][0] < MARK_S):
+            return
+        self._marks.append((now, generated))
+        # One mark older than the window stays, so that the span is never shorter than the window.
+        while len(self._marks) > 2 and now - self._marks[1][0] >= RATE_S:
+            self._marks.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second between the first and the last mark, 0 while there are not two."""
+        if len(self._marks) < 2:
+            return 0.0
+        (since, before), (until, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (until - since)
 
 
 class Flights:
@@ -93,14 +131,15 @@ class Flights:
         from engine.bodies import parameters
 
         settings = self._job.record.settings
-        flight = Flight(self._office.next_key(), i, request)
+        body = runplan.with_defaults(request.body, settings.defaults, parameters(request.url))
+        flight = Flight(self._office.next_key(), i, request, runplan.max_tokens_of(body))
         self._flights[flight.key] = flight
         self._office.host.send(
             protocol.Generate(
                 key=flight.key,
                 custom_id=request.custom_id,
                 url=request.url,
-                body=runplan.with_defaults(request.body, settings.defaults, parameters(request.url)),
+                body=body,
                 seed=runplan.seed_of(settings.seed or 0, request.custom_id, request.request_id),
             )
         )
@@ -135,6 +174,10 @@ class Flights:
                 prompt_tokens=f.prompt_tokens,
                 generated=f.generated,
                 started=f.started,
+                line=f.request.line,
+                max_tokens=f.max_tokens,
+                rate=f.rate,
+                job=self._job.id,
             )
             for f in self._flights.values()
             if f.started
@@ -149,10 +192,12 @@ class Flights:
 
     def sync_watch(self) -> None:
         """The worker sends text only of requests that somebody watches."""
-        watched = self._office.watched() & frozenset(self._flights)
-        if watched != self._watched:
-            self._watched = watched
-            self._office.host.send(protocol.Watch(keys=sorted(watched)))
+        watched, fresh = self._office.watched()
+        keys = watched & frozenset(self._flights)
+        fresh &= keys
+        if keys != self._watched or fresh:
+            self._watched = keys
+            self._office.host.send(protocol.Watch(keys=sorted(keys), fresh=sorted(fresh)))
 
     # --- back ---------------------------------------------------------------------------------------------------------
 
@@ -169,11 +214,13 @@ class Flights:
                     flight.started = time.time()
                     flight.prompt_tokens = prompt_tokens
             case protocol.Deltas(items=items):
-                for item in items:
-                    flight = self._flights.get(item.key)
-                    if flight is not None:
-                        flight.generated += item.tokens
                 self._office.text(self._job, items)
+            case protocol.Stats(progress=progress):
+                now = asyncio.get_running_loop().time()
+                for key, generated in progress.items():
+                    flight = self._flights.get(key)
+                    if flight is not None:
+                        flight.note(now, generated)
             case _:
                 pass
 

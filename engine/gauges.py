@@ -14,7 +14,7 @@ from engine.folder import METRICS, append_jsonl
 from engine.job import JobState
 from engine.jobs import Job
 from engine.office import Office
-from engine.protocol import Counts, Eta, JobView
+from engine.protocol import Counts, DeviceReading, Eta, JobView
 from engine.rates import Rates, time_left
 from engine.record import RunRecord
 from engine.saving import Saving
@@ -137,7 +137,14 @@ class Gauges:
             "memory": stats.memory,
             "unsaved": self._saving.pending if self._saving is not None else 0,
             "counts": self._tally.counts() if self._tally is not None else Counts(),
-            "devices": reading.devices if reading else [],
+            "devices": [bare(device) for device in reading.devices] if reading else [],
             "runner_rss": reading.runner_rss if reading else 0,
             "worker_rss": reading.worker_rss if reading else 0,
         }
+
+
+def bare(device: DeviceReading) -> DeviceReading:
+    """Without what follows from other fields of the same line or of its neighbours."""
+    return msgspec.structs.replace(
+        device, owners={}, estimated=[], peak_used=0, peak_t=0.0, warn_free=0, critical_free=0
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psutil
@@ -82,7 +83,9 @@ class Machine:
         worker_rss = _rss(self._worker)
         runner_rss = _rss(self._runner)
         devices = [self._gpu(index, handle, name) for index, (handle, name) in enumerate(self._gpus)]
-        devices.append(_ram(runner_rss + worker_rss))
+        # Beside a GPU they were read once; without one the engine reads them for every token.
+        mapped = 0 if self._gpus else _mapped(self._worker)
+        devices.append(_ram(runner_rss + worker_rss, mapped))
         return Reading(t=time.time(), devices=devices, runner_rss=runner_rss, worker_rss=worker_rss, note=self._note)
 
     def _gpu(self, index: int, handle: Any, name: str) -> DeviceReading:
@@ -133,17 +136,33 @@ def _rss(process: psutil.Process | None) -> int:
         return 0
 
 
-def _ram(ours: int) -> DeviceReading:
+def _mapped(process: psutil.Process | None) -> int:
+    """Resident pages of files, the weights above all. 0 where the system does not tell."""
+    if process is None:
+        return 0
+    try:
+        with Path(f"/proc/{process.pid}/status").open("rb") as file:
+            for line in file:
+                if line.startswith(b"RssFile:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0
+
+
+def _ram(ours: int, mapped: int) -> DeviceReading:
+    """`mapped`: pages that the system calls available, because it could drop them, and the engine works with."""
     try:
         memory = psutil.virtual_memory()
     except (psutil.Error, OSError, ValueError, KeyError):  # /proc hidden or foreign
         return DeviceReading(name="RAM", kind="ram", process=ours)
+    mapped = min(mapped, int(memory.available))
     return DeviceReading(
         name="RAM",
         kind="ram",
         total=int(memory.total),
-        used=int(memory.total - memory.available),
-        free=int(memory.available),
+        used=int(memory.total - memory.available) + mapped,
+        free=int(memory.available) - mapped,
         process=ours,
     )
 

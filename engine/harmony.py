@@ -205,6 +205,10 @@ class HarmonyParser:
     def reasoning_tokens(self) -> int:
         return self._sheet.reasoning_tokens
 
+    def so_far(self) -> dict[Channel, str]:
+        calling = self._goal is not None and self._goal.channel is Channel.TOOL
+        return self._sheet.so_far(arguments="".join(self._arguments) if calling else "")
+
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[TextPiece]:
         if self._done or self.stopped:
             return []

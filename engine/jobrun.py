@@ -146,10 +146,14 @@ class JobRun:
         """Keys of these requests where they are in flight, and of the first `auto` running ones."""
         return self._parts.flights.keys(custom_ids, auto) if self._parts is not None else frozenset()
 
-    async def tick(self, now: float) -> None:
-        """A few times a second: watches, run.json, metrics. Never raises for a full disk."""
+    def sync_watch(self) -> None:
+        """Somebody may watch other requests than before."""
         if self._parts is not None:
             self._parts.flights.sync_watch()
+
+    async def tick(self, now: float) -> None:
+        """A few times a second: watches, run.json, metrics. Never raises for a full disk."""
+        self.sync_watch()
         if self.job.state == JobState.RUNNING:
             await self._gauges.tick(now)
 
@@ -262,6 +266,8 @@ class JobRun:
         await self._supervisor.load(parts.flights)
         parts.flights.on_new_engine()
         self._gauges.on_new_engine()
+        if held := self._supervisor.held():
+            self._office.incident(self.job, "fewer_slots", held, "going on with these")
 
     async def _serve(self, parts: _Parts) -> None:
         """Until every request is done. Raises End when something else was wished."""

@@ -10,7 +10,7 @@ import msgspec
 from engine import job as states
 from engine.job import JobState
 from engine.protocol import JobView
-from engine.record import RunRecord
+from engine.record import RunRecord, view_of
 
 
 class Live(Protocol):
@@ -61,25 +61,5 @@ class Job:
         return self.record
 
     def view(self) -> JobView:
-        record = self.refresh()
-        view = JobView(
-            id=record.job,
-            state=record.state,
-            input_path=record.input_path,
-            created=record.created,
-            sentence=record.sentence,
-            failure=record.failure,
-            order=record.order,
-            counts=record.counts,
-            started=record.started,
-            ended=record.ended,
-            active_s=record.active_s,
-            model=record.engine.model_name,
-            engine=record.engine.engine if record.engine.model_path else "",
-            settings=record.settings,
-            prompt_tokens=record.prompt_tokens,
-            completion_tokens=record.completion_tokens,
-            reasoning_tokens=record.reasoning_tokens,
-            restarts=record.restarts,
-        )
+        view = view_of(self.refresh())
         return self.live.lively(view) if self.live is not None else view

@@ -12,9 +12,9 @@ import msgspec
 from engine.disk import IO, sync_folder
 from engine.errors import GptossError, ResultsError, ResultsUnwritable
 from engine.folder import read_record, write_record
-from engine.job import JobState, after_runner_death
+from engine.job import JobState
 from engine.protocol import CLIENT_PROTOCOL, RunSettings
-from engine.record import RunRecord
+from engine.record import RunRecord, as_found
 from engine.workspace import Workspace
 
 
@@ -44,24 +44,9 @@ def load(workspace: Workspace) -> Loaded:
         if record.removed:
             continue
         # The folder is what people see and type: a renamed or copied one goes by its present name.
-        record = msgspec.structs.replace(record, job=name)
-        state = after_runner_death(record.state)
-        if state != record.state:
-            record = _interrupted(record, state)
-        records.append(record)
+        records.append(as_found(msgspec.structs.replace(record, job=name)))
     records.sort(key=lambda r: (r.order, r.created))
     return Loaded(records, unreadable)
-
-
-def _interrupted(record: RunRecord, state: JobState) -> RunRecord:
-    """Requests in flight at the death wait again; what was fsynced since the last save is counted at resume."""
-    counts = record.counts
-    return msgspec.structs.replace(
-        record,
-        state=state,
-        sentence=f"its runner died while it was {record.state}; resume goes on without losing a saved answer",
-        counts=msgspec.structs.replace(counts, waiting=counts.waiting + counts.running, running=0),
-    )
 
 
 def create(workspace: Workspace, path: Path, settings: RunSettings, *, order: int, now: float) -> RunRecord:

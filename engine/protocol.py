@@ -238,9 +238,13 @@ class Abort(_Message, frozen=True, kw_only=True):
 
 
 class Watch(_Message, frozen=True, kw_only=True):
-    """Send deltas for these requests and no others."""
+    """Send deltas for these requests and no others.
+
+    What was not watched before sends its text so far first, and so do those in `fresh`, for one more viewer.
+    """
 
     keys: list[int]
+    fresh: list[int] = []
 
 
 class Close(_Message, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""run.json: what was run. The struct only; `engine.journal` reads and publishes it."""
+"""run.json: what was run, and how it looks to clients. Pure; `engine.folder` reads and publishes it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 import msgspec
 
-from engine.job import JobState
-from engine.protocol import Counts, EngineSettings, RunSettings
+from engine.job import JobState, after_runner_death
+from engine.protocol import Counts, EngineSettings, JobView, RunSettings
 
 RECORD_VERSION = 1
+
+TAKEN_OUT = 100
+"""Aborted custom_ids named in a view: enough to choose one to put back; the count tells of the others."""
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,3 +79,47 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False  # a person accepted that settings changed; until an engine runs under the new ones
     removed: bool = False  # taken off the list by a person; the folder stays
     sessions: list[Session] = []
+
+
+def as_found(record: RunRecord) -> RunRecord:
+    """The record as it stands when no runner is alive: what was active belonged to a dead one.
+
+    Requests in flight at the death wait again; what was fsynced since the last save is counted at resume.
+    """
+    counts = record.counts
+    record = msgspec.structs.replace(
+        record, counts=msgspec.structs.replace(counts, waiting=counts.waiting + counts.running, running=0)
+    )
+    state = after_runner_death(record.state)
+    if state == record.state:
+        return record
+    sentence = f"its runner died while it was {record.state}; resume goes on without losing a saved answer"
+    return msgspec.structs.replace(record, state=state, sentence=sentence)
+
+
+def view_of(record: RunRecord) -> JobView:
+    """The run as clients draw it, without what only a running job knows."""
+    planned = bool(record.engine.model_path)
+    return JobView(
+        id=record.job,
+        state=record.state,
+        input_path=record.input_path,
+        created=record.created,
+        sentence=record.sentence,
+        failure=record.failure,
+        order=record.order,
+        counts=record.counts,
+        started=record.started,
+        ended=record.ended,
+        active_s=record.active_s,
+        model=record.engine.model_name,
+        engine=record.engine.engine if planned else "",
+        settings=record.settings,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        reasoning_tokens=record.reasoning_tokens,
+        restarts=record.restarts,
+        taken_out=record.aborted[:TAKEN_OUT],
+        slots=record.engine.slots if planned else 0,
+        context=record.engine.context if planned else 0,
+    )

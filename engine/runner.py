@@ -19,25 +19,26 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from engine import jobs_disk, protocol, settings
+from engine import incidents, jobs_disk, owners, protocol, settings
 from engine.child import WORKER_COMMAND, Limits
 from engine.commands import Commands
 from engine.control import Control
 from engine.enginehost import EngineHost
 from engine.errors import ExitCode, GptossError, ResultsLocked, RunnerError
-from engine.folder import INCIDENTS, append_jsonl
 from engine.gpu import Machine, Readings, free_gpu_bytes
+from engine.history import History
+from engine.incidents import Incidents
 from engine.job import ACTIVE, JobState
 from engine.jobrun import INTERNAL_ERROR, JobRun
 from engine.jobs import Job
-from engine.protocol import AckItem, Delta, IncidentView, Reading, Snapshot, WatchRequests
+from engine.protocol import AckItem, Delta, EngineChanged, Reading, Snapshot, WatchRequests
+from engine.viewer import Watched
 from engine.wish import Wish
 from engine.workspace import Workspace
 
@@ -54,7 +55,6 @@ KEEP_WARM_S = 300.0
 
 SAMPLE_HZ = 4.0
 TICK_S = 0.25
-KEPT_INCIDENTS = 200
 LOG_BYTES = 2 * 1024 * 1024
 
 
@@ -72,11 +72,10 @@ class Server(Protocol):
     """What is needed of `engine.control.Control`."""
 
     @property
-    def watches(self) -> list[WatchRequests]: ...
-    @property
     def clients(self) -> int: ...
     @property
     def last_left(self) -> float: ...
+    def watched(self) -> Watched: ...
     async def start(self) -> None: ...
     async def close(self, reason: str) -> None: ...
     def publish(self, event: protocol.Event) -> None: ...
@@ -119,11 +118,14 @@ class Runner:
         self._readings: Readings | None = readings
         self._reading: Reading | None = None
         self._free_bytes: int | None = None
-        self._incidents: deque[IncidentView] = deque(maxlen=KEPT_INCIDENTS)
+        self._peaks = owners.Peaks()
+        self._history = History()
+        self.incidents = Incidents(lambda view: self.control.publish(protocol.Incident(seq=0, incident=view)))
         self._keys = itertools.count(1)
         self._wake = asyncio.Event()
         self._stopping = ""
         self._engine_dirty = False
+        self._engine_told: EngineChanged | None = None
         self._busy_until = time.monotonic()
         self._commands = Commands(self)
         self.control: Server = Control(
@@ -183,8 +185,10 @@ class Runner:
         found = jobs_disk.load(self.workspace)
         for sentence in found.unreadable:
             log.warning("%s", sentence)
+        self.incidents.load(self.workspace.run_folder(name) for name in incidents.newest(found.records))
         for record in found.records:
             self.jobs[record.job] = job = Job(record)
+            self.incidents.knows(job.id, job.state)
             if record.state == JobState.INTERRUPTED and record.ended is None:
                 self.incident(job, "runner_died", record.sentence, "its requests in flight will run again")
                 job.update(ended=time.time())
@@ -253,7 +257,7 @@ class Runner:
             started = time.monotonic()
             if self._readings is not None and (self.control.clients or self.current is not None):
                 reading = await asyncio.to_thread(self._readings.sample)
-                self._reading = reading
+                self._reading = reading = owners.explained(reading, self.host.view, self._peaks)
                 self._free_bytes = free_gpu_bytes(reading)
                 self.control.publish(protocol.Sampled(seq=0, reading=reading))
             await asyncio.sleep(max(0.01, period - (time.monotonic() - started)))
@@ -269,6 +273,14 @@ class Runner:
                     self.publish(job)
             if self._engine_dirty:
                 self._tell_engine()
+            self._note_history(loop.time())
+
+    def _note_history(self, now: float) -> None:
+        if not self.control.clients and self.current is None:
+            self._history.rest()
+            return
+        for point in self._history.points(now, time.time(), self.host.stats, self._reading, alive=self.host.ready):
+            self.control.publish(protocol.Measured(seq=0, point=point))
 
     # --- what jobs ask (Office) ---------------------------------------------------------------------------------------
 
@@ -278,7 +290,9 @@ class Runner:
     def publish(self, job: Job) -> None:
         job.changed = False
         if job.id in self.jobs:
-            self.control.publish(protocol.JobChanged(seq=0, job=job.view()))
+            view = job.view()
+            self.control.publish(protocol.JobChanged(seq=0, job=view))
+            self.incidents.stands(view.id, view.state, view.sentence)
 
     async def save(self, job: Job) -> None:
         async with job.saving:
@@ -291,11 +305,7 @@ class Runner:
                 log.warning("run.json of %s: %s", job.id, error)
 
     def incident(self, job: Job, kind: str, message: str, action: str = "", **evidence: Any) -> None:
-        view = IncidentView(t=time.time(), job=job.id, kind=kind, message=message, action=action)
-        log.info("incident in %s: %s: %s %s", job.id, kind, message, action)
-        self._incidents.append(view)
-        append_jsonl(self.folder(job) / INCIDENTS, {**msgspec.to_builtins(view), **evidence})
-        self.control.publish(protocol.Incident(seq=0, incident=view))
+        self.incidents.happened(self.folder(job), kind, message, action, evidence)
 
     def acknowledged(self, job: Job, items: list[AckItem]) -> None:
         self.control.publish(protocol.Acknowledged(seq=0, job=job.id, items=items))
@@ -303,8 +313,8 @@ class Runner:
     def text(self, job: Job, deltas: list[Delta]) -> None:
         self.control.publish_text(job.id, deltas)
 
-    def watched(self) -> frozenset[int]:
-        return frozenset[int]().union(*(self.resolve_watch(watch) for watch in self.control.watches))
+    def watched(self) -> Watched:
+        return self.control.watched()
 
     def next_key(self) -> int:
         return next(self._keys)
@@ -324,8 +334,9 @@ class Runner:
             jobs=[job.view() for job in jobs],
             engine=self.host.view,
             reading=self._reading,
-            incidents=list(self._incidents),
+            incidents=self.incidents.all(),
             running=self.current.running() if self.current is not None else [],
+            history=self._history.all(time.time()),
         )
 
     def resolve_watch(self, watch: WatchRequests) -> frozenset[int]:
@@ -336,15 +347,22 @@ class Runner:
         return run.keys(watch.custom_ids, watch.auto)
 
     def _engine_changed(self, at_once: bool) -> None:
+        """At once: its state is another one. Otherwise its counters, which are told with the next tick."""
         if at_once:
+            if not self.host.ready:
+                self._history.forget()
             self._tell_engine()
         else:
+            self._history.heard(asyncio.get_running_loop().time(), self.host.stats)
             self._engine_dirty = True
 
     def _tell_engine(self) -> None:
         self._engine_dirty = False
         running = self.current.running() if self.current is not None else []
-        self.control.publish(protocol.EngineChanged(seq=0, engine=self.host.view, running=running))
+        event = EngineChanged(seq=0, engine=self.host.view, running=running)
+        if event != self._engine_told:  # a warm engine without work counts nothing, four times a second
+            self._engine_told = event
+            self.control.publish(event)
 
     def _worker_pid(self, pid: int | None) -> None:
         if self._readings is not None:

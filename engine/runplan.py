@@ -92,3 +92,11 @@ def with_defaults(body: dict[str, Any], defaults: dict[str, Any], known: Contain
         if name in known and name not in body and (name not in _TWINS or _TWINS[name] not in body)
     }
     return {**body, **missing} if missing else body
+
+
+def max_tokens_of(body: dict[str, Any]) -> int | None:
+    """The most tokens an answer to this body may have, by either of its two names; None: until the slot is full."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if isinstance(value := body.get(name), int) and not isinstance(value, bool):
+            return value
+    return None

@@ -39,6 +39,8 @@ class Supervisor:
         self._deaths: list[recovery.Death] = []
         self.settings: EngineSettings | None = None  # None: not planned yet
         self.lost = False  # the engine is gone and has to be loaded again
+        self._slots = 0  # as planned, or as told since
+        self._tight: int | None = None  # free bytes of the device just before it last ran out of memory
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -58,6 +60,7 @@ class Supervisor:
         )
         self._compare(runplan.fingerprint(record.settings, model, settings))
         self.use(settings)
+        self._slots = settings.slots
         return settings
 
     def use(self, settings: EngineSettings) -> None:
@@ -136,6 +139,8 @@ class Supervisor:
     def _after_failure(self, failure: LoadFailed) -> recovery.Retry:
         assert self.settings is not None
         kind = FailureKind(failure.kind)
+        if kind is FailureKind.OOM:
+            self._tight = self._office.free_bytes()
         self._deaths.append(recovery.Death(kind=kind))
         step = recovery.next_step(self._deaths, self.settings)
         if isinstance(step, recovery.GiveUp):
@@ -164,6 +169,8 @@ class Supervisor:
             silent_s=death.silent_s,
             garbage=death.garbage,
         )
+        if why.kind == FailureKind.OOM:
+            self._tight = self._office.free_bytes()
         self._deaths.append(recovery.Death(kind=why.kind, completed=completed))
         del self._deaths[: -2 * recovery.MAX_RESTARTS]
         step = recovery.next_step(self._deaths, self.settings)
@@ -185,6 +192,14 @@ class Supervisor:
         self._job.update(restarts=self._job.record.restarts + 1)
         return step
 
+    def held(self) -> str:
+        """Once after a loss of slots: at how many the job is held, and why. Only want of memory takes slots away."""
+        if self.settings is None or self.settings.slots >= self._slots:
+            return ""
+        before, self._slots = self._slots, self.settings.slots
+        headroom = "" if self._tight is None else f" (headroom {self._tight // 1024**2} MiB)"
+        return f"held at {_slots(self._slots)}: with {before} the engine ran out of memory{headroom}"
+
     @property
     def last_cause(self) -> str:
         return self._deaths[-1].kind.value if self._deaths else ""
@@ -197,3 +212,7 @@ class Supervisor:
         while (left := deadline - loop.time()) > 0:
             self._wishes.check()
             await self._wishes.sleep(left)
+
+
+def _slots(n: int) -> str:
+    return f"{n} slot{'' if n == 1 else 's'}"

@@ -81,6 +81,10 @@ class OutputParser(Protocol):
         """Tokens spent in reasoning so far."""
         ...
 
+    def so_far(self) -> dict[Channel, str]:
+        """All text that `feed` has returned, by channel: for somebody who begins to watch now."""
+        ...
+
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One request, ready for any backend."""
@@ -176,11 +180,18 @@ class Engine(Protocol):
         """
         ...
 
-    def watch(self, keys: frozenset[int]) -> None:
-        """Yield deltas for these requests and no others from now on."""
+    def watch(self, keys: frozenset[int], fresh: frozenset[int] = frozenset()) -> None:
+        """Yield deltas for these requests and no others from now on.
+
+        Those that were not watched before, and those in `fresh`, yield their text so far first, from offset 0.
+        """
         ...
 
     def stats(self) -> EngineStats: ...
+
+    def progress(self) -> dict[int, int]:
+        """Tokens generated so far by each request that has a slot, all of its choices together, by key."""
+        ...
 
     async def close(self) -> None:
         """Abort what runs, free the device. Safe to call twice."""

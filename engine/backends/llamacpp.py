@@ -443,9 +443,9 @@ class LlamaCpp:
             self._aborted.add(key)
             self._loop.abort(key)
 
-    def watch(self, keys: frozenset[int]) -> None:
+    def watch(self, keys: frozenset[int], fresh: frozenset[int] = frozenset()) -> None:
         if self._loop is not None:
-            self._loop.watch(keys)
+            self._loop.watch(keys, fresh)
 
     def _give_up(self, key: int) -> None:
         """The guilty request gets its answer first, so that it is not run again; all others are told of the loss."""
@@ -480,6 +480,9 @@ class LlamaCpp:
             preemptions=n.preemptions,
             memory=self._memory,
         )
+
+    def progress(self) -> dict[int, int]:
+        return self._loop.progress() if self._loop is not None else {}
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

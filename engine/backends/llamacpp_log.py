@@ -139,7 +139,7 @@ def is_out_of_memory(lines: list[str]) -> bool:
 def memory_by_owner(lines: list[Line]) -> dict[str, int]:
     """Bytes of the buffers the library reported. With a GPU, what lies in host memory is one owner: "host"."""
     found = [match for line in lines if (match := _BUFFER.match(line.text))]
-    on_host = [match[1].startswith("CPU") or match[1].endswith("_Host") for match in found]
+    on_host = [_on_host(match[1]) for match in found]
     device_used = not all(on_host)
     owners: dict[str, int] = {}
     for match, host in zip(found, on_host, strict=True):
@@ -149,10 +149,17 @@ def memory_by_owner(lines: list[Line]) -> dict[str, int]:
 
 
 def device_used(lines: list[Line]) -> Device:
-    name, layers = "CPU", 0
+    """Where the model's layers are. The line that names the card may have left the ring; its buffers come later."""
+    name, buffer, layers = "", "", 0
     for line in lines:
         if (match := _OFFLOADED.search(line.text)) is not None:
             layers = int(match[1])
-        elif name == "CPU" and (match := _DEVICE.search(line.text)) is not None:
+        elif not name and (match := _DEVICE.search(line.text)) is not None:
             name = match[2]
-    return Device(name if layers else "CPU", layers)
+        elif not buffer and (match := _BUFFER.match(line.text)) is not None and not _on_host(match[1]):
+            buffer = match[1]
+    return Device((name or buffer or "GPU") if layers else "CPU", layers)
+
+
+def _on_host(buffer: str) -> bool:
+    return buffer.startswith("CPU") or buffer.endswith("_Host")

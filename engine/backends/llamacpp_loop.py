@@ -30,6 +30,7 @@ from engine.backends.llamacpp_sampling import NotFinite, NoTokenLeft, Row, Sampl
 from engine.backends.llamacpp_vocab import Vocabulary
 from engine.protocol import (
     SUCCESSES,
+    Channel,
     Choice,
     Completion,
     Delta,
@@ -132,6 +133,7 @@ class Sequence:
     slot: int = -1
     fed: int = 0
     silent_tokens: int = 0  # generated since the last delta
+    sent: dict[Channel, int] = field(default_factory=dict)  # characters given to who watches; kept only while watched
     order: int = field(default=0)  # of admission; the latest is preempted first
 
     @property
@@ -200,8 +202,13 @@ class Loop:
     def abort(self, key: int) -> None:
         self._post(lambda: self._abort(key))
 
-    def watch(self, keys: frozenset[int]) -> None:
-        self._post(lambda: self._set_watched(keys))
+    def watch(self, keys: frozenset[int], fresh: frozenset[int] = frozenset()) -> None:
+        self._post(lambda: self._set_watched(keys, fresh))
+
+    def progress(self) -> dict[int, int]:
+        """Tokens generated so far by each request that has a slot."""
+        # A copy, because the thread goes on meanwhile; each count is one it had at some moment of this call.
+        return {seq.key: seq.request.generated for seq in list(self._slots) if seq is not None}
 
     def stop(self) -> None:
         """End after the present step: what waits or runs is aborted."""
@@ -342,8 +349,33 @@ class Loop:
             if seq.key == key:
                 self._end(seq, Finish.ABORTED)
 
-    def _set_watched(self, keys: frozenset[int]) -> None:
+    def _set_watched(self, keys: frozenset[int], fresh: frozenset[int]) -> None:
+        new = keys - self._watched | keys & fresh
         self._watched = set(keys)
+        if new:
+            for request in {id(seq.request): seq.request for seq in self._living() if seq.key in new}.values():
+                self._repeat(request)
+
+    def _repeat(self, request: Request) -> None:
+        """Give all text of a request once more, from its beginning."""
+        living = {seq.choice: seq for seq in self._living() if seq.request is request}
+        for index, choice in enumerate(request.choices):
+            if choice is not None:
+                self._give(request.generation.key, index, _text_of(choice), tokens=0)
+            elif index in living:
+                seq = living[index]
+                seq.silent_tokens = 0
+                seq.sent = self._give(
+                    seq.key, index, seq.parser.so_far(), tokens=len(seq.ids) - len(request.generation.prompt)
+                )
+
+    def _give(self, key: int, choice: int, texts: dict[Channel, str], *, tokens: int) -> dict[Channel, int]:
+        """Deltas of these texts from offset 0; the first carries the count of tokens. Returns the ends."""
+        for channel, text in texts.items():
+            if text:
+                self._out.append((key, Delta(key=key, text=text, channel=channel, choice=choice, tokens=tokens)))
+                tokens = 0
+        return {channel: len(text) for channel, text in texts.items()}
 
     def _end(self, seq: Sequence, finish: Finish) -> None:
         """Take a sequence out and close its choice; the last choice of a request completes it."""
@@ -355,13 +387,31 @@ class Loop:
             seq.grammar.close()
         request = seq.request
         try:
-            request.choices[seq.choice] = seq.parser.finish(finish)
+            choice = request.choices[seq.choice] = seq.parser.finish(finish)
             request.reasoning += seq.parser.reasoning_tokens
+            if seq.key in self._watched:
+                self._give_rest(seq, choice)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail_internally(request, error)
             request.choices[seq.choice] = Choice(index=seq.choice, finish=finish)
         if all(choice is not None for choice in request.choices):
             self._complete(request)
+
+    def _give_rest(self, seq: Sequence, choice: Choice) -> None:
+        """What the parser held back (half of a stop string, say) and let go at the end."""
+        for channel, text in _text_of(choice).items():
+            sent = seq.sent.get(channel, 0)
+            if len(text) > sent:
+                piece = Delta(
+                    key=seq.key,
+                    text=text[sent:],
+                    channel=channel,
+                    choice=seq.choice,
+                    tokens=seq.silent_tokens,
+                    offset=sent,
+                )
+                seq.silent_tokens = 0
+                self._out.append((seq.key, piece))
 
     def _fail(self, request: Request, finish: Finish, error: RequestError) -> None:
         """End all sequences of a request with an error."""
@@ -599,9 +649,16 @@ class Loop:
         if pieces and seq.key in self._watched:
             for piece in pieces:
                 if piece.text:
+                    offset = seq.sent.get(piece.channel, 0)
                     delta = Delta(
-                        key=seq.key, text=piece.text, channel=piece.channel, choice=seq.choice, tokens=seq.silent_tokens
+                        key=seq.key,
+                        text=piece.text,
+                        channel=piece.channel,
+                        choice=seq.choice,
+                        tokens=seq.silent_tokens,
+                        offset=offset,
                     )
+                    seq.sent[piece.channel] = offset + len(piece.text)
                     seq.silent_tokens = 0
                     self._out.append((seq.key, delta))
         if token in generation.stop_tokens or seq.parser.stopped:
@@ -617,6 +674,15 @@ def overall(choices: list[Choice]) -> Finish:
         if finish in finishes:
             return finish
     return next(iter(finishes - SUCCESSES), Finish.STOP)
+
+
+def _text_of(choice: Choice) -> dict[Channel, str]:
+    """As deltas have it. An answer beside calls that is blank was dropped from the choice, not from the deltas."""
+    return {
+        Channel.REASONING: choice.reasoning or "",
+        Channel.ANSWER: choice.content or "",
+        Channel.TOOL: "".join(call.arguments for call in choice.tool_calls),
+    }
 
 
 def _invalid(code: str, message: str, param: str | None) -> tuple[Finish, RequestError]:

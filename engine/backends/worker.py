@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.backends.base import Engine, EngineBroken, EngineLoadError
+from engine.pieces import Place, join, place_of
 from engine.protocol import (
     HEARTBEAT_S,
     Abort,
@@ -102,7 +103,7 @@ class Worker:
         self._context = 0
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._aborted: set[int] = set()  # before they reached the engine
-        self._deltas: dict[tuple[int, int, str], Delta] = {}
+        self._deltas: dict[Place, Delta] = {}
         # One thread keeps the order of the requests; tokenizers and templates needn't be safe for more.
         self._prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -188,9 +189,9 @@ class Worker:
                     self._aborted.add(key) if key in self._requests else None
                     if self._engine is not None:
                         _background(self._engine.abort(key))
-            case Watch(keys=keys):
+            case Watch(keys=keys, fresh=fresh):
                 if self._engine is not None:
-                    self._engine.watch(frozenset(keys))
+                    self._engine.watch(frozenset(keys), frozenset(fresh))
                 self._deltas = {place: delta for place, delta in self._deltas.items() if delta.key in set(keys)}
             case Close():
                 self.stop(EXIT_OK)
@@ -312,9 +313,12 @@ class Worker:
             self._writer.write(pack(message))
 
     def _merge(self, delta: Delta) -> None:
-        place = (delta.key, delta.choice, delta.channel)
+        place = place_of(delta)
         if (held := self._deltas.pop(place, None)) is not None:
-            delta = msgspec.structs.replace(delta, text=held.text + delta.text, tokens=held.tokens + delta.tokens)
+            if (both := join(held, delta)) is None:
+                self._send(Deltas(items=[held]))  # a gap between them: two pieces stay two
+            else:
+                delta = both
         self._deltas[place] = delta
 
     def _flush_deltas(self, key: int | None = None) -> None:
@@ -334,7 +338,7 @@ class Worker:
             # Half the promised time: this loop shares the interpreter with the engine's thread and may be late.
             await asyncio.sleep(HEARTBEAT_S / 2)
             if self._engine is not None and self._writer.transport.get_write_buffer_size() < MAX_UNSENT_BYTES:
-                self._send(Stats(stats=self._engine.stats()))
+                self._send(Stats(stats=self._engine.stats(), progress=self._engine.progress()))
 
 
 _background_tasks: set[asyncio.Future[None]] = set()

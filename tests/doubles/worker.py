@@ -9,6 +9,7 @@ counted in the file SCRIPT.json.starts, so that a restarted worker goes on with 
                  "garbage" | "huge" | "fatal", "say": "last words"}, null, …]: die at the n-th such moment
     poison       custom_ids that abort the process when they get a slot
     hold         custom_ids that never finish unless aborted
+    drip_s       seconds between two tokens of requests in a slot; their text is `dripped`
     deaf         aborts are not answered
     load_failed  {"kind": "bad_file", "message": "…"}: one for every start, or a list by start
     finish       {custom_id: "invalid" | "length" | "oom" | …}: how these end
@@ -40,6 +41,11 @@ def answer_of(body: dict[str, Any], seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def dripped(tokens: int) -> str:
+    """The text of a request that has generated so many tokens of the script's `drip_s`."""
+    return "".join(f"{n} " for n in range(tokens))
+
+
 class Worker:
     def __init__(self, script: Path, fd: int) -> None:
         self.script: dict[str, Any] = json.loads(script.read_text())
@@ -55,6 +61,8 @@ class Worker:
         self.waiting: list[protocol.Generate] = []
         self.running: dict[int, tuple[float, protocol.Generate]] = {}
         self.watched: set[int] = set()
+        self.begun: dict[int, float] = {}
+        self.dripped: dict[int, int] = {}
         self.generated = 0
         self.loaded = False
 
@@ -132,7 +140,10 @@ class Worker:
                 if not self.script.get("deaf"):
                     for key in keys:
                         self.abort(key)
-            case protocol.Watch(keys=keys):
+            case protocol.Watch(keys=keys, fresh=fresh):
+                for key in set(keys) - self.watched | set(fresh):
+                    if text := dripped(self.dripped.get(key, 0)):
+                        self.send(protocol.Deltas(items=[Delta(key=key, text=text, tokens=self.dripped[key])]))
                 self.watched = set(keys)
             case protocol.Close():
                 os._exit(0)
@@ -169,7 +180,20 @@ class Worker:
             prompt_tokens=self.generated,
             memory={"weights": 1000},
         )
-        self.send(protocol.Stats(stats=stats))
+        self.send(protocol.Stats(stats=stats, progress={key: self.dripped.get(key, 0) for key in self.running}))
+
+    def drip(self, step_s: float) -> None:
+        for key in self.running:
+            before = self.dripped.get(key, 0)
+            now = int((time.monotonic() - self.begun[key]) / step_s)
+            if now > before:
+                self.dripped[key] = now
+                self.generated += now - before
+                if key in self.watched:
+                    offset = len(dripped(before))
+                    text = dripped(now)[offset:]
+                    delta = Delta(key=key, text=text, tokens=now - before, offset=offset)
+                    self.send(protocol.Deltas(items=[delta]))
 
     def abort(self, key: int) -> None:
         self.waiting = [g for g in self.waiting if g.key != key] if key not in self.running else self.waiting
@@ -184,10 +208,13 @@ class Worker:
         while self.waiting and len(self.running) < self.slots:
             generate = self.waiting.pop(0)
             self.send(protocol.Started(key=generate.key, prompt_tokens=5))
+            self.begun[generate.key] = time.monotonic()
             self.running[generate.key] = (time.monotonic() + self.script.get("delay_s", 0.0), generate)
             self.moment("begin")
             if generate.custom_id in self.script.get("poison", []):
                 self.die("abort", "GGML_ASSERT(poison) failed")
+        if step_s := self.script.get("drip_s"):
+            self.drip(step_s)
         now = time.monotonic()
         held = set(self.script.get("hold", []))
         for key, (due, generate) in list(self.running.items()):
