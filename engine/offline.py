@@ -4,10 +4,12 @@
     verify RUN_FOLDER [--input FILE]        do the results of a run add up
     export RUN_FOLDER [--out FILE] …        results in input order
     doctor [--workspace DIR] [--only CHECK] what this machine has and lacks
+    models [--workspace DIR]                models that can be named here
+    browse                                  questions of engine/pages.py on stdin, answers on stdout
 
 Kinds of lines: progress {fraction}, problem {a LineProblem}, finding {a doctor's Finding}, summary {…}, and
 error {code, message, advice, exit_code}. The last line is always a summary or an error. The exit code is one of
-errors.ExitCode, for verify the verdict's own.
+errors.ExitCode, for verify the verdict's own. `browse` alone speaks engine/pages.py instead.
 
 Clients start this as a command, so that none of them loads numpy or the results' code.
 """
@@ -87,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workspace", type=Path)
     command.add_argument("--only", metavar="CHECK", help="one check, such as logout: quick")
     command.set_defaults(run=doctor)
+    command = commands.add_parser("browse", help="the requests of a run, page by page: questions on stdin")
+    command.set_defaults(run=browse)
+    command = commands.add_parser("models", help="models that can be named here")
+    command.add_argument("--workspace", type=Path)
+    command.add_argument("--engine", default="llamacpp", help="say which of them this engine can't run")
+    command.set_defaults(run=models)
     return parser
 
 
@@ -174,6 +182,34 @@ def doctor(options: argparse.Namespace) -> int:
     count = {level: sum(f.level == level for f in found) for level in ("ok", "warn", "error")}
     emit("summary", count)
     return ExitCode.FAILED if count["error"] else ExitCode.OK
+
+
+def models(options: argparse.Namespace) -> int:
+    """One line a model, the embedded one first."""
+    from engine import models as found
+
+    known = found.known(Workspace.at(options.workspace))
+    for model in known:
+        emit(
+            "model",
+            {
+                "name": model.name,
+                "path": str(model.path),
+                "size_bytes": model.size_bytes,
+                "quantization": model.quantization,
+                "embedded": model.embedded,
+                "why_not": model.why_not(options.engine) or "",
+            },
+        )
+    emit("summary", {"models": len(known)})
+    return ExitCode.OK
+
+
+def browse(_options: argparse.Namespace) -> int:
+    """Until stdin closes."""
+    from engine import browse_wire
+
+    return browse_wire.serve()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

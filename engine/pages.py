@@ -2,7 +2,9 @@
 
 A third wire, JSON lines over the child's stdin and stdout. The child reads the files of results/<job>/ and the batch
 file, writes nothing, and needs no runner; it may be killed at any moment. It follows the files while they grow.
-Times are seconds. A question is answered in the order it was asked; `id` comes back.
+Times are seconds. `id` comes back: a question that needs much reading (a find, a text filter) is overtaken by others.
+A page never waits for long: with a `fraction` below 1 it is worth asking again. A find ends with a Fault where a newer
+one takes its place. OpenRun is answered by a Page without rows; a Fault of it is told to every question until the next.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ class OpenRun(_Ask, frozen=True, kw_only=True):
 
 
 class AskPage(_Ask, frozen=True, kw_only=True):
-    """Rows `offset` … `offset + count` of those that match. `which`: as `tui.view.Which`, without `running`.
+    """Rows `offset` … `offset + count` of those that match.
 
-    `text` matches (case-insensitive, literal) in custom_id, prompt, answer, reasoning and error; "" matches all. "slow"
+    `which`: as `tui.view.Which`, without `running`; "failed" holds invalid ones as well, "done" truncated ones; "slow"
     is the slowest twentieth of what is done, slowest first; all others are in the order of the input.
+    `text` matches (case-insensitive, literal) in custom_id, prompt, answer, reasoning and error; "" matches all.
     `taken_out`: custom_ids that the runner says are aborted. `around`: a custom_id whose row the page should hold;
     `offset` is then where that page begins, and is ignored in the question.
     """
