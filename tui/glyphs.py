@@ -11,6 +11,8 @@ class Glyphs(NamedTuple):
     bar_left: str = "▕"
     bar_right: str = "▏"
     full: str = "█"
+    half_up: str = "▀"
+    half_down: str = "▄"
     empty: str = "·"
     levels: str = "▁▂▃▄▅▆▇█"  # heights of a history cell, lowest first
     rule: str = "─"
@@ -30,6 +32,8 @@ ASCII = Glyphs(
     bar_left="[",
     bar_right="]",
     full="#",
+    half_up="'",
+    half_down=",",
     empty=".",
     levels="._-=+*%#",
     rule="-",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from engine.job import ACTIVE, JobState
+from engine.protocol import JobView
 
 
 class Channels(enum.StrEnum):
@@ -49,6 +53,21 @@ class View:
     layout: str = LAYOUTS[0]
     zoomed: str = ""  # name of the pane that fills the screen
     low_bandwidth: bool = False
+
+    def choose_job(self, jobs: Sequence[JobView]) -> None:
+        """Where no job is selected (any more): the one that works, else the first that could, else the newest.
+
+        `jobs` in the order of the queue.
+        """
+        if any(job.id == self.job for job in jobs):
+            return
+        groups = (
+            [job for job in jobs if job.state in ACTIVE],
+            [job for job in jobs if job.state == JobState.QUEUED],
+            [job for job in jobs if job.state != JobState.DONE],
+            list(reversed(jobs)),
+        )
+        self.select_job(next((group[0].id for group in groups if group), ""))
 
     def select_job(self, job: str) -> None:
         """Another job has other requests: what was chosen among them is gone."""

@@ -60,9 +60,9 @@ def clip(of: Line, columns: int, *, ellipsis: str = "…") -> Line:
     return tuple(out)
 
 
-def fill(of: Line, columns: int, *, style: str = PLAIN) -> Line:
+def fill(of: Line, columns: int, *, style: str = PLAIN, ellipsis: str = "…") -> Line:
     """Exactly `columns` wide: clipped, or filled with blanks."""
-    of = clip(of, columns)
+    of = clip(of, columns, ellipsis=ellipsis)
     room = columns - width(of)
     return (*of, Span(" " * room, style)) if room > 0 else of
 

@@ -113,7 +113,9 @@ class Pane(Widget, can_focus=True):
 
     def _fresh(self, size: Size) -> list[Line]:
         columns = self.body_columns
-        lines = [fill(row, columns) for row in self.rows(self.desk, columns, size.height)[: size.height]]
+        cut = self.desk.glyphs.ellipsis
+        rows = self.rows(self.desk, columns, size.height)[: size.height]
+        lines = [fill(row, columns, ellipsis=cut) for row in rows]
         blank = fill(EMPTY, columns)
         lines.extend([blank] * (size.height - len(lines)))
         if self.divider:
@@ -147,7 +149,7 @@ class Pane(Widget, can_focus=True):
         line_style, name_style = ("rule.focus", "title.focus") if focus else ("rule", "title")
         head: Line = (
             Span(f"{rule} ", line_style),
-            Span(f"{self.DIGIT} ", "key"),
+            Span(f"{self.DIGIT} " if self.DIGIT else "", "key"),
             Span(left, name_style),
             Span(f" {note}" if note else "", "text"),
             Span(" ", line_style),
@@ -156,8 +158,8 @@ class Pane(Widget, can_focus=True):
         tail: Line = (Span(" ", line_style), *right, Span(f" {rule}", line_style)) if right else EMPTY
         room = columns - width(head) - width(tail)
         if room < 0:
-            head = clip(head, max(0, columns - width(tail)))
+            head = clip(head, max(0, columns - width(tail)), ellipsis=self.desk.glyphs.ellipsis)
             room = columns - width(head) - width(tail)
             if room < 0:
-                return clip(head, columns)
+                return clip(head, columns, ellipsis=self.desk.glyphs.ellipsis)
         return (*head, Span(rule * room, line_style), *tail)
