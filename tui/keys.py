@@ -47,22 +47,22 @@ KEYS: tuple[Key, ...] = (
     Key("mark", "space", "mark", "mark the row; x, u, p, r, R and d act on marked rows", "run"),
     # --- looking
     Key("open", "enter", "open", "go into: a job's requests, a request's prompt and answer", "look", "main results", footer=6),
-    Key("back", "escape", "back", "go up: close, clear the filter or the marks", "look", "main results"),
+    Key("back", "escape", "back", "go up: close, clear the filter or the marks", "look", "main results", footer=2),
     Key("results", "v", "results", "results of the job: every request with prompt, answer and error", "look", footer=5),
     Key("find", "slash", "find", "find in the requests or results", "look", "main results", footer=5),
     Key("next", "n", "next", "next match", "look", "main results"),
     Key("previous", "N", "previous", "match before", "look", "main results"),
     Key("failures", "exclamation_mark", "failures", "failures only, and back to all", "look", "main results", footer=4),
-    Key("which", "t", "filter", "next filter: all, running, failed, truncated, slow, waiting, done, aborted", "look", "main results"),
+    Key("which", "t", "filter", "next filter: all, running, failed, truncated, slow, waiting, done, aborted", "look", "main results", footer=1),
     Key("follow", "f", "follow", "follow the newest text, or stay", "look", "main"),
     Key("wrap", "w", "wrap", "wrap long lines, or cut them", "look", "main results"),
     Key("channel", "c", "channel", "reasoning and answer, answer only, reasoning only", "look", "main results", footer=2),
     Key("wall", "W", "streams", "number of further streams: 4, 0, 1, 2", "look"),
     Key("copy", "y", "copy", "copy the answer (to your own clipboard, also over SSH)", "look", "main results", footer=1),
     Key("save", "Y", "save", "save the answer to a file", "look", "main results"),
-    Key("editor", "e", "editor", "open the request's input line in $EDITOR", "look", "main results"),
+    Key("editor", "e", "editor", "open the request's input line in $EDITOR", "look", "main results", footer=1),
     Key("pager", "o", "pager", "open the answer in $PAGER", "look", "main results"),
-    Key("export", "E", "export", "write the results in the order of the input", "look", "results"),
+    Key("export", "E", "export", "write the results in the order of the input", "look", "results", footer=1),
     # --- the screen
     Key("memory", "m", "memory", "memory: who holds how much, and what still fits", "screen", footer=3),
     *(Key(f"pane_{name}", str(digit), name, f"go to the {name} pane", "screen") for digit, name in enumerate(PANES, 1)),
@@ -151,6 +151,10 @@ class KeyTable:
 
     def __getitem__(self, action: str) -> Key:
         return self._by_action[action]
+
+    def lookup(self, where: str) -> dict[str, str]:
+        """Textual's name of a key → the action that it stands for there."""
+        return {name: key.action for key in self.within(where) for name in key.keys.split(",") if name}
 
     def within(self, where: str) -> Iterable[Key]:
         """What has a meaning there."""
