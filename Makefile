@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make install  environment in .venv (compiles llama.cpp once: about 3 minutes on 2 cores)"
-	@echo "make demo     run batches/demo_10.jsonl on the embedded model"
+	@echo "make demo     open the program with batches/demo_10.jsonl on the embedded model"
 	@echo "make test     all tests"
 	@echo "make check    lint, types, import rules"
 	@echo "make soak     the kill -9 loop with 1000 rounds (long)"
@@ -21,7 +21,8 @@ $(STAMP): pyproject.toml constraints.txt tools/install/install.py tools/install/
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/gptoss-tui run batches/demo_10.jsonl --show-answers
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/gptoss-tui --add batches/demo_10.jsonl; \
+	else $(BIN)/gptoss-tui run batches/demo_10.jsonl --show-answers; fi
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak"

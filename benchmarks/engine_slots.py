@@ -24,7 +24,7 @@ import msgspec
 import engine
 from engine.backends import llamacpp
 from engine.backends.base import Generation, OutputParser, Sampling, TextPiece
-from engine.protocol import Choice, Completion, EngineSettings, Finish, TokenLogprob
+from engine.protocol import Channel, Choice, Completion, EngineSettings, Finish, TokenLogprob
 
 DEMO = Path(engine.__file__).parent / "nano" / "nano.gguf"
 
@@ -38,6 +38,9 @@ class Counter:
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> list[TextPiece]:  # noqa: ARG002 - the interface's
         return []
+
+    def so_far(self) -> dict[Channel, str]:
+        return {}
 
     def finish(self, finish: Finish) -> Choice:
         return Choice(index=0, finish=finish)

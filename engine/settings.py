@@ -30,17 +30,29 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
     sample_hz: float = 4.0
 
 
+class ScreenSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the screen is drawn. None: as the terminal allows."""
+
+    theme: str | None = None
+    hz: float | None = None
+    glyphs: str | None = None
+    mouse: bool | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, after all sources. In `run`, None still means: as built into the engine."""
 
     run: RunSettings = RunSettings()
     runner: RunnerSettings = RunnerSettings()
+    screen: ScreenSettings = ScreenSettings()
+    keys: dict[str, str] = {}
+    """A person's own key bindings, action → keys. Whether they mean anything is for the screen to say."""
 
 
 class Key(NamedTuple):
     """One setting."""
 
-    section: Literal["run", "runner"]
+    section: Literal["run", "runner", "screen"]
     name: str
     kind: Any  # what msgspec checks
     rule: str  # the same in words
@@ -136,8 +148,35 @@ KEYS: tuple[Key, ...] = (
         "4",
         "readings of memory and GPU a second",
     ),
+    Key("screen", "theme", Literal["dark", "light"], "dark or light", "dark", "for a dark or a light terminal"),
+    Key(
+        "screen",
+        "hz",
+        Annotated[float, Meta(ge=0.2, le=10)],
+        "a number from 0.2 to 10",
+        "4",
+        "redraws of the screen a second",
+    ),
+    Key(
+        "screen",
+        "glyphs",
+        Literal["unicode", "ascii"],
+        "unicode or ascii",
+        "by the terminal",
+        "what bars and rules are drawn with",
+    ),
+    Key(
+        "screen",
+        "mouse",
+        bool,
+        "true or false",
+        "on, over SSH off",
+        "whether the screen takes the mouse from the terminal",
+    ),
 )
-"""All settings. Besides them `[run.defaults]` holds body parameters for lines that lack them."""
+"""All settings. Besides them `[run.defaults]` holds body parameters for lines that lack them, `[keys]` key bindings."""
+
+_SECTIONS = ("run", "runner", "screen")
 
 _BY_NAME = {key.name: key for key in KEYS}
 
@@ -161,16 +200,25 @@ def load(
     """
     chosen: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for source in (
         _from_file(workspace),
         _from_environment(os.environ if environment is None else environment),
         _from_options(overrides or {}),
     ):
         defaults |= source.pop("defaults", {})
+        keys |= source.pop("keys", {})
         chosen |= source
-    run = {key.name: chosen[key.name] for key in KEYS if key.section == "run" and key.name in chosen}
-    runner = {key.name: chosen[key.name] for key in KEYS if key.section == "runner" and key.name in chosen}
-    return Settings(run=RunSettings(**run, defaults=defaults), runner=RunnerSettings(**runner))
+    own = {
+        section: {k.name: chosen[k.name] for k in KEYS if k.section == section and k.name in chosen}
+        for section in _SECTIONS
+    }
+    return Settings(
+        run=RunSettings(**own["run"], defaults=defaults),
+        runner=RunnerSettings(**own["runner"]),
+        screen=ScreenSettings(**own["screen"]),
+        keys=keys,
+    )
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
@@ -209,6 +257,13 @@ def _checked_defaults(given: object, where: str) -> dict[str, Any]:
     return dict(given)
 
 
+def _checked_bindings(given: Mapping[str, object], where: str) -> dict[str, str]:
+    for action, keys in given.items():
+        if not isinstance(keys, str) or not keys:
+            raise SettingsError(f"{where} {action} is {keys}", advice=f'Name its keys as a text: {action} = "ctrl+x".')
+    return {action: str(keys) for action, keys in given.items()}
+
+
 # --- gptoss.toml ------------------------------------------------------------------------------------------------------
 
 
@@ -225,10 +280,13 @@ def _from_file(workspace: Workspace) -> dict[str, Any]:
         raise SettingsError(f"{path} can't be read: {e.strerror}", advice="Check its permissions.") from None
     found: dict[str, Any] = {}
     for section, values in content.items():
-        if section not in ("run", "runner"):
+        if section not in (*_SECTIONS, "keys"):
             raise SettingsError(f"{path} has {show(section)}, which is no section", advice=_section_hint(section))
         if not isinstance(values, dict):
             raise SettingsError(f"{path}: `{section}` is {show(str(values))}", advice=f"Write it as [{section}].")
+        if section == "keys":
+            found["keys"] = _checked_bindings(values, f"{path}: [keys]")
+            continue
         for name, value in values.items():
             if section == "run" and name == "defaults":
                 found["defaults"] = _checked_defaults(value, f"{path}: [run.defaults]")
@@ -250,10 +308,10 @@ def _section_hint(section: str) -> str:
         return f"It goes below a line [{key.section}]."
     if section == "defaults":
         return "Write it as [run.defaults]."
-    guess = nearest(section, ("run", "runner", *_BY_NAME))
+    guess = nearest(section, (*_SECTIONS, "keys", *_BY_NAME))
     if guess in _BY_NAME:
         return f"Did you mean `{guess}`, below a line [{_BY_NAME[guess].section}]?"
-    return f"Did you mean [{guess}]?" if guess else "There are [run], [run.defaults] and [runner]."
+    return f"Did you mean [{guess}]?" if guess else "There are [run], [run.defaults], [runner], [screen] and [keys]."
 
 
 def _key_hint(section: str, name: str) -> str:
@@ -280,10 +338,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         key = known.get(variable)
         if key is None:
             # Other programs may use the prefix as well: only what looks like a slip is refused.
-            guess = None if variable in OTHER_VARIABLES else nearest(variable, (*known, *OTHER_VARIABLES))
+            # The prefix is left out: with it, short names would all look alike.
+            names = tuple(name.removeprefix(PREFIX) for name in (*known, *OTHER_VARIABLES))
+            guess = None if variable in OTHER_VARIABLES else nearest(variable.removeprefix(PREFIX), names)
             if guess is not None:
                 raise SettingsError(
-                    f"the environment variable {variable} is no setting", advice=f"Did you mean {guess}?"
+                    f"the environment variable {variable} is no setting", advice=f"Did you mean {PREFIX}{guess}?"
                 )
             continue
         if text != "":  # set to nothing is how a shell unsets for one command

@@ -80,8 +80,10 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(socket: Path, **more: Callable[[peer.HasOptions], int]) -> AsyncIterator[Scripted]:
-    made = Scripted(socket, **more)
+async def scripted(
+    socket: Path, kind: type[Scripted] = Scripted, **more: Callable[[peer.HasOptions], int]
+) -> AsyncIterator[Scripted]:
+    made = kind(socket, **more)
     await made.control.start()
     try:
         yield made

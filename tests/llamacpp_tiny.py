@@ -121,6 +121,11 @@ class PlainParser:
         self.text += piece
         return [TextPiece(Channel.ANSWER, piece.decode("latin-1"))] if piece else []
 
+    def so_far(self):
+        from engine.protocol import Channel
+
+        return {Channel.ANSWER: self.text.decode("latin-1")}
+
     @property
     def stopped(self) -> bool:
         return any(stop in self.text for stop in self.stop)

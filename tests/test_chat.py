@@ -62,6 +62,7 @@ def run(
     for token in WORDS.encode(output, special=True) if isinstance(output, str) else output:
         for piece in parser.feed(token, TokenLogprob(token="t", logprob=-0.5)):
             texts[piece.channel] += piece.text
+        assert parser.so_far() == texts, "who begins to watch now has missed nothing"
         if parser.stopped:
             break
     return parser.finish(finish), texts

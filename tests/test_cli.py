@@ -120,7 +120,9 @@ def answer(custom_id: str, text: str | None, *calls: tuple[str, str]) -> dict[st
 def test_version_and_status_load_nothing_heavy(workspace: Workspace):
     code = (
         "import sys; from tui.cli import main; main(['--version']); main(['status']);"
-        "print([m for m in ('numpy', 'jinja2', 'textual', 'psutil', 'engine.runner') if m in sys.modules])"
+        "main(['keys']); main(['--plain', '--readonly']);"
+        "heavy = ('numpy', 'jinja2', 'textual', 'rich', 'aiohttp', 'psutil', 'engine.runner');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=workspace.root, capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
@@ -138,7 +140,35 @@ WRONG = [
     ["run", "demo.jsonl", "--slot", "3"],
     ["run", "/dev/null"],
     ["status", "--workspace", "/absent"],
+    ["--plain", "status"],
+    ["--add", "demo.jsonl", "run", "demo.jsonl"],
+    ["--add", "absent.jsonl"],
+    ["--readonly", "--add", "demo.jsonl"],
+    ["--theme", "blue"],
+    ["serve", "--host", "0.0.0.0"],
+    ["serve", "--host", "no.such.host.invalid"],
+    ["serve", "--port", "70000"],
+    ["--plain", "serve"],
 ]
+
+
+def test_keys_are_listed_with_the_own_ones_and_their_faults(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(workspace.root)
+    assert cli.main(["keys"]) == 0
+    assert re.search(r"^  p +pause +pause: ", capsys.readouterr().out, re.MULTILINE)
+    workspace.settings_file.write_text('[keys]\npause = "f5"\nfly = "y"\nresume = "f5"\n')
+    assert cli.main(["keys"]) == 2
+    said = capsys.readouterr()
+    assert re.search(r"^  f5 +pause ", said.out, re.MULTILINE)
+    assert "[keys] fly: there is no such action" in said.err
+    assert "is pause already" in said.err
+
+
+def test_options_of_the_screen_are_named_where_they_mean_nothing(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--low-bandwidth", "--theme", "dark", "status"]) == 2
+    assert "--low-bandwidth, --theme goes with the screen, not with `status`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", WRONG)

@@ -32,6 +32,7 @@ from engine.protocol import (
     Snapshot,
     Text,
 )
+from engine.viewer import Viewer, Watched
 from tests.control_kit import eventually, job, mode_of, remove, scripted, short_folder
 
 
@@ -147,7 +148,7 @@ async def test_another_version_gets_a_sentence(path: Path):
         client.send(protocol.Hello(version=99))
         welcome, goodbye = await client.get(), await client.get()
         assert welcome.version == protocol.CLIENT_PROTOCOL
-        assert "protocol 1" in goodbye.reason
+        assert f"protocol {protocol.CLIENT_PROTOCOL}" in goodbye.reason
         assert "99" in goodbye.reason
         assert await client.get() is None
         await client.close()
@@ -223,7 +224,7 @@ async def test_text_goes_only_to_those_who_watch_it(path: Path):
             await client.until(Snapshot)
         watching.send(protocol.WatchRequests(id=1, job="a", auto=2))
         await watching.until(protocol.Reply)
-        assert [w.job for w in runner.control.watches] == ["a"]
+        assert runner.control.watched() == (frozenset({1, 2}), frozenset({1, 2}))
         runner.control.publish_text("a", [Delta(key=1, text="x"), Delta(key=3, text="secret")])
         runner.change(job())
         text = await watching.until(Text)
@@ -231,7 +232,7 @@ async def test_text_goes_only_to_those_who_watch_it(path: Path):
         assert isinstance(await blind.get(), JobChanged)
         await watching.close()
         await eventually(lambda: runner.control.clients == 1)
-        assert runner.control.watches == []
+        assert runner.control.watched() == (frozenset(), frozenset())
         await blind.close()
 
 
@@ -243,6 +244,7 @@ async def test_a_client_that_never_reads_costs_bounded_memory_and_nobody_waits(p
         deaf.sendall(protocol.encode_line(protocol.Hello()))
         deaf.sendall(protocol.encode_line(protocol.WatchRequests(id=1, job="demo-1", auto=1)))
         await runner.saw(protocol.WatchRequests)
+        runner.control.watched()
         reader = await Raw.at(path)
         await reader.until(Snapshot)
         text = "y" * 500
@@ -250,7 +252,7 @@ async def test_a_client_that_never_reads_costs_bounded_memory_and_nobody_waits(p
         tracemalloc.start()
         for n in range(4000):
             runner.change(job(counts=Counts(total=4000, succeeded=n)))
-            runner.control.publish_text("demo-1", [Delta(key=1, text=text)])
+            runner.control.publish_text("demo-1", [Delta(key=1, text=text, offset=500 * n)])
             runner.control.publish(Acknowledged(seq=0, job="demo-1", items=items))
             if n % 100 == 0:
                 await asyncio.sleep(0)
@@ -323,7 +325,7 @@ def test_text_is_dropped_first_and_counted():
     box = Outbox()
     box.put(JobChanged(seq=1, job=job("a")))
     for n in range(200):
-        box.put(Text(seq=n + 2, job="a", items=[Delta(key=n, text="z" * 1000, tokens=3)]))
+        box.put(Text(seq=n + 2, job="a", items=[Delta(key=n, text="z" * 10_000, tokens=3)]))
     box.put(Incident(seq=500, incident=IncidentView(t=0, job="a", kind="k", message="m")))
     out = _take(box)
     text = next(m for m in out if isinstance(m, Text))
@@ -334,10 +336,67 @@ def test_text_is_dropped_first_and_counted():
 
 def test_neighbouring_text_becomes_one_piece():
     box = Outbox()
-    for piece in ("one ", "two ", "three"):
-        box.put(Text(seq=1, job="a", items=[Delta(key=1, text=piece)]))
+    for offset, piece in ((0, "one "), (4, "two "), (8, "three")):
+        box.put(Text(seq=1, job="a", items=[Delta(key=1, text=piece, offset=offset), Delta(key=2, text=piece)]))
     (text,) = _take(box)
-    assert [(d.text, d.tokens) for d in text.items] == [("one two three", 3)]
+    assert next((d.key, d.text, d.offset, d.tokens) for d in text.items) == (1, "one two three", 0, 3)
+
+
+def test_lost_text_leaves_a_gap_that_the_offset_shows():
+    box = Outbox()
+    size = controls.TEXT_CHARS // 4
+    for n in range(6):
+        box.put(Text(seq=n, job="a", items=[Delta(key=1, text="z" * size, offset=n * size)]))
+    (text,) = _take(box)
+    assert text.dropped > 0
+    (piece,) = text.items
+    assert piece.offset == text.dropped * size > 0
+    assert piece.offset + len(piece.text) == 6 * size
+    box.put(Text(seq=9, job="a", items=[Delta(key=1, text="b", offset=6 * size + 10)]))
+    box.put(Text(seq=9, job="a", items=[Delta(key=1, text="a", offset=6 * size)]))
+    (text,) = _take(box)
+    assert [(d.text, d.offset - 6 * size) for d in text.items] == [("b", 10), ("a", 0)]
+
+
+def test_a_viewer_gets_a_text_from_its_beginning_or_not_at_all():
+    viewer = Viewer(protocol.WatchRequests(id=0, auto=1))
+    piece = Delta(key=1, text="late", offset=100)
+    assert viewer.chosen([piece]) == []
+    assert viewer.look(frozenset({1})) == {1}
+    assert viewer.chosen([piece]) == [], "it was on its way before the text was asked for"
+    repeat = Delta(key=1, text="x" * 104)
+    assert viewer.chosen([repeat, Delta(key=2, text="other")]) == [repeat]
+    more = Delta(key=1, text="more", offset=104)
+    assert viewer.chosen([more]) == [more]
+    assert viewer.look(frozenset({1, 2})) == {2}
+    assert viewer.chosen([more]) == [more]
+    viewer.look(frozenset({2}))
+    assert viewer.look(frozenset({1, 2})) == {1}, "it went away and came back: what it missed it must get"
+    assert viewer.chosen([more]) == []
+
+
+async def test_the_same_watch_again_asks_for_the_texts_from_the_beginning(path: Path):
+    async with scripted(path) as runner:
+        runner.keys = {"a": frozenset({1, 2}), "b": frozenset({2, 3})}
+        client = await Raw.at(path)
+
+        async def watch(n: int, job: str) -> Watched:
+            client.send(protocol.WatchRequests(id=n, job=job, auto=2))
+            await client.until(protocol.Reply)
+            return runner.control.watched()
+
+        assert await watch(1, "a") == ({1, 2}, {1, 2})
+        assert runner.control.watched() == ({1, 2}, set())
+        assert await watch(2, "b") == ({2, 3}, {3}), "what it reads already goes on"
+        assert await watch(3, "b") == ({2, 3}, {2, 3})
+        await client.close()
+
+
+def test_points_of_the_history_are_not_coalesced():
+    box = Outbox()
+    for n in range(3):
+        box.put(protocol.Measured(seq=n, point=protocol.HistoryPoint(t=n)))
+    assert [m.point.t for m in _take(box)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("what", ["events", "acks"])

@@ -113,3 +113,28 @@ def test_the_fullest_card_decides() -> None:
     cards = [DeviceReading(name="a", kind="gpu", total=9, free=5), DeviceReading(name="b", kind="gpu", total=9, free=2)]
     assert gpu.free_gpu_bytes(Reading(t=0, devices=cards)) == 2
     assert gpu.free_gpu_bytes(None) is None
+
+
+def test_without_a_card_the_pages_of_the_model_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    memory = types.SimpleNamespace(total=1000 << 30, available=600 << 30)
+    monkeypatch.setattr(gpu.psutil, "virtual_memory", lambda: memory)
+    machine = gpu.Machine()
+    before = machine.sample().devices[0]
+    assert (before.used, before.free) == (400 << 30, 600 << 30)
+    machine.watch_worker(os.getpid())
+    after = machine.sample().devices[0]
+    assert after.used + after.free == after.total
+    assert 1 << 20 < after.used - before.used < 1 << 30, "this interpreter's own files"
+    monkeypatch.setattr(memory, "available", 1 << 16)
+    assert machine.sample().devices[0].free == 0
+    machine.watch_worker(None)
+
+
+def test_beside_a_card_ram_is_as_the_system_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(**CARD))
+    memory = types.SimpleNamespace(total=1000 << 30, available=600 << 30)
+    monkeypatch.setattr(gpu.psutil, "virtual_memory", lambda: memory)
+    machine = gpu.Machine()
+    machine.watch_worker(os.getpid())
+    assert machine.sample().devices[-1].free == 600 << 30

@@ -49,6 +49,7 @@ def run(output: str | list[int], finish: Finish = Finish.STOP, **body: Any) -> t
     for token in WORDS.encode(output, special=True) if isinstance(output, str) else output:
         for piece in parser.feed(token, TokenLogprob(token="", logprob=-1.0)):
             texts[piece.channel] += piece.text
+        assert parser.so_far() == texts, "who begins to watch now has missed nothing"
         if parser.stopped:
             break
     return parser.finish(finish), texts, parser

@@ -605,6 +605,9 @@ def test_memory_with_a_gpu_keeps_the_host_apart():
         "compute": int(48.5 * mib),
     }
     assert llamacpp_log.device_used(lines) == ("NVIDIA GeForce RTX 4080", 25)
+    # A long list of odd tokens pushes the line with the card's name out of the ring; the model is on it all the same.
+    assert llamacpp_log.device_used(lines[1:]) == ("CUDA0", 25)
+    assert llamacpp_log.device_used([line for line in lines if "offloaded" not in line.text]) == ("CPU", 0)
 
 
 def test_a_gpu_that_is_not_used_is_never_passed_over():

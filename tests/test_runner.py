@@ -11,6 +11,7 @@ from engine import protocol
 from engine.errors import BatchInvalid, CommandRefused, FingerprintChanged, JobNotFound
 from engine.job import JobState
 from engine.protocol import RunSettings
+from engine.viewer import Watched
 from tests.runner_kit import Desk, content, desk, expected, line, lines_of, write_batch
 
 
@@ -371,7 +372,9 @@ async def test_text_goes_to_watchers_only_and_metrics_are_written(
     path = write_batch(tmp_path / "b.jsonl", 12)
     async with Desk(tmp_path, {"delay_s": 0.3}) as d:
         watch = protocol.WatchRequests(id=1, auto=2)
-        monkeypatch.setattr(type(d.runner.control), "watches", property(lambda _: [watch]))
+        monkeypatch.setattr(
+            type(d.runner.control), "watched", lambda _: Watched(d.runner.resolve_watch(watch), frozenset())
+        )
         texts: list[protocol.Delta] = []
         d.runner.control.publish_text = lambda _, deltas: texts.extend(deltas)  # type: ignore[method-assign]
         job = await d.submit(path, slots=4)

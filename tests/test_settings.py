@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.protocol import RunSettings
-from engine.settings import KEYS, RunnerSettings, Settings, load, table
+from engine.settings import KEYS, RunnerSettings, ScreenSettings, Settings, load, table
 from engine.workspace import Workspace
 
 
@@ -102,13 +102,39 @@ def test_a_model_may_be_called_like_a_number(tmp_path: Path) -> None:
 
 
 def test_the_table_has_every_field_once() -> None:
-    names = {"run": set(RunSettings.__struct_fields__) - {"defaults"}, "runner": set(RunnerSettings.__struct_fields__)}
+    names = {
+        "run": set(RunSettings.__struct_fields__) - {"defaults"},
+        "runner": set(RunnerSettings.__struct_fields__),
+        "screen": set(ScreenSettings.__struct_fields__),
+    }
     for section, fields in names.items():
         assert sorted(k.name for k in KEYS if k.section == section) == sorted(fields)
     for key in KEYS:
         if key.section == "runner":
             assert float(key.default) == getattr(RunnerSettings(), key.name)
     assert len(table()) == len(KEYS)
+
+
+def test_screen_and_keys(tmp_path: Path) -> None:
+    (tmp_path / "gptoss.toml").write_text('[screen]\ntheme = "light"\nhz = 2\n[keys]\npause = "p,f5"\n')
+    got = load(at(tmp_path), environment={"GPTOSS_HZ": "0.5", "GPTOSS_MOUSE": "0"})
+    assert got.screen == ScreenSettings(theme="light", hz=0.5, mouse=False)
+    assert got.keys == {"pause": "p,f5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[keys]\npause = 3\n", "[keys] pause is 3"),
+        ("[screen]\ntheme = 'blue'\n", "[screen] theme"),
+        ("keys = 1\n", "keys"),
+    ],
+)
+def test_wrong_screen_and_keys(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "gptoss.toml").write_text(text)
+    with pytest.raises(SettingsError) as refusal:
+        load(at(tmp_path), environment={})
+    assert says in refusal.value.message
 
 
 def test_settings_load_nothing_heavy() -> None:

@@ -124,8 +124,7 @@ def write(path: Path, layers: int = LAYERS) -> None:
     out.add_tokenizer_pre("gpt-4o")
     tokens = spellings()
     out.add_token_list(tokens)
-    special = [TokenType.CONTROL if text.startswith("<|") else TokenType.NORMAL for text in tokens]
-    out.add_token_types(special)
+    out.add_token_types([TokenType.CONTROL if token in SPECIALS else TokenType.NORMAL for token in range(VOCABULARY)])
     out.add_token_merges(["\u0120 t", "h e"])
     out.add_bos_token_id(199_998)
     out.add_eos_token_id(200_002)

@@ -1,4 +1,4 @@
-"""The gptoss-tui command: options in, exit code out. Picks lines or JSON by what it is talking to."""
+"""The gptoss-tui command: options in, exit code out. Picks screen, lines or JSON by what it is talking to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any, NoReturn
 
 from engine.errors import ExitCode, GptossError, UsageError
@@ -23,6 +22,7 @@ PIPE_CLOSED = 141
 """As shells count: 128 + the signal's number."""
 
 EPILOG = """\
+Without COMMAND the screen opens: queue, memory, rate, answers as they are generated, and keys that act.
 exit codes: 0 all succeeded, 3 some requests failed, 4 ended early and can be resumed, 2 wrong use, 1 anything else,
 130 left with Ctrl-C while the run goes on.
 JOB may be left out where only one job fits, and shortened to a unique beginning.
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the version and end")
     _workspace(top)
+    _add_screen(top)
     sub = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, help_text: str, handler: commands.Handler | None) -> argparse.ArgumentParser:
@@ -94,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", metavar="F", help="where to (default: in the run's folder)")
     made.add_argument("--force", action="store_true", help="replace existing files")
     _json(made)
+    _add_serve(add("serve", "the screen in a browser on this machine", commands.serve))
+    add("keys", "print the keys of the screen, with your own from gptoss.toml", commands.keys)
     add("stop", "end the background process; running jobs are paused", commands.stop)
     _json(add("doctor", "engines, GPU, versions: what is missing and how to get it", commands.doctor))
     made = add("completion", "print a shell completion script", None)
@@ -161,6 +164,32 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     requests.add_argument("--limit", metavar="N", type=_whole, help="only the first N requests")
 
 
+_SCREEN_OPTIONS = ("plain", "readonly", "add", "low_bandwidth", "theme")
+
+
+def _add_screen(top: argparse.ArgumentParser) -> None:
+    screen = top.add_argument_group("the screen (without COMMAND)")
+    screen.add_argument("--plain", action="store_true", help="the same facts as lines, for logs and screen readers")
+    screen.add_argument("--readonly", action="store_true", help="only watch: nothing is started or changed")
+    screen.add_argument(
+        "--add", metavar="FILE", action="append", default=[], help="queue this batch file first; may be repeated"
+    )
+    screen.add_argument("--low-bandwidth", action="store_true", help="fewer redraws and no graphs, for slow links")
+    screen.add_argument("--theme", choices=("dark", "light"), help="for a dark or a light terminal")
+
+
+def _add_serve(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    made.add_argument("--port", metavar="N", type=_whole, default=8000, help="port (default: 8000; 0: any free one)")
+    # SUPPRESS: before or after the subcommand, and the one does not reset the other.
+    made.add_argument("--readonly", action="store_true", default=argparse.SUPPRESS, help="visitors only watch")
+    made.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="listen on other addresses: unencrypted, and no password but the link",
+    )
+
+
 def _job(made: argparse.ArgumentParser) -> None:
     made.add_argument("job", metavar="JOB", nargs="?", help="may be left out where only one fits")
 
@@ -214,12 +243,13 @@ def _main(console: Console, arguments: Sequence[str]) -> int:
     if unknown:
         raise _unknown(unknown, options.command)
     if options.version:
+        from importlib import metadata  # slow, and of use here only
+
         print(f"{PROGRAM} {metadata.version(PROGRAM)}")
         return ExitCode.OK
-    if options.command is None:
-        print(top.format_help(), end="")
-        return ExitCode.OK
-    if options.handler is None:
+    if options.command is not None:
+        _refuse_screen_options(options)
+    if options.command is not None and options.handler is None:
         from tui import completion
 
         print(completion.script(options.shell, top), end="")
@@ -227,10 +257,25 @@ def _main(console: Console, arguments: Sequence[str]) -> int:
     workspace = Workspace.at(getattr(options, "workspace", None))
     if not workspace.root.is_dir():
         raise UsageError(f"there is no folder {workspace.root}", advice="Make it, or name another: --workspace DIR.")
+    if options.command is None:
+        from tui.open import open_screen
+
+        return open_screen(workspace, console, options)
     try:
         return int(asyncio.run(options.handler(commands.Context(console, workspace, options))))
     finally:
         console.close()
+
+
+def _refuse_screen_options(options: argparse.Namespace) -> None:
+    allowed = ("readonly",) if options.command == "serve" else ()
+    given = [name for name in _SCREEN_OPTIONS if name not in allowed and getattr(options, name, None)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(
+            f"{names} goes with the screen, not with `{options.command}`",
+            advice=f"`{PROGRAM} {names.split(', ')[0]}` alone opens the screen.",
+        )
 
 
 def _tell(error: GptossError, *, as_json: bool) -> None:

@@ -36,7 +36,7 @@ from engine.workspace import Workspace
 from tui import plain, progress, report
 from tui.console import Console
 from tui.state import Mirror
-from tui.text import one_line
+from tui.text import cells, one_line, pad
 
 WATCH_S = 1.0
 ENDING_S = 60.0
@@ -101,7 +101,7 @@ async def run(context: Context) -> int:
     from engine import settings  # only where settings are needed
 
     options, console, workspace = context.options, context.console, context.workspace
-    paths = [_batch_file(name) for name in options.files]
+    paths = [batch_file(name) for name in options.files]
     chosen = settings.load(workspace, _overrides(options)).run
     tell = console.note if options.json else console.say
     if chosen.model is None:
@@ -118,7 +118,8 @@ async def run(context: Context) -> int:
     return await _follow(context, client, jobs)
 
 
-def _batch_file(name: str) -> Path:
+def batch_file(name: str) -> Path:
+    """The path of a file that can be queued. Raises UsageError."""
     path = Path(name).expanduser().absolute()
     if not path.is_file():
         why = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
@@ -535,6 +536,45 @@ async def doctor(context: Context) -> int:
             case _:
                 pass
     return code
+
+
+# --- the screen's keys, and the screen in a browser -------------------------------------------------------------------
+
+
+async def keys(context: Context) -> int:
+    """The key table with a person's own bindings, and what of them could not be taken."""
+    from engine import settings  # only where settings are needed
+    from tui.keys import GROUPS, KeyTable, shown
+
+    table = KeyTable(settings.load(context.workspace).keys)
+    wide = max(cells(shown(key.keys)) for key in table.rows)
+    named = max(len(key.action) for key in table.rows)
+    for group, title in GROUPS.items():
+        context.console.say(title)
+        for key in table.rows:
+            if key.group == group:
+                keys = pad(one_line(shown(key.keys)) or "-", wide)
+                context.console.say(f"  {keys}  {key.action:{named}}  {key.help}".rstrip())
+    context.console.say("Others are bound in gptoss.toml, by the names of the second column:")
+    context.console.say("  [keys]")
+    context.console.say('  pause = "p,f5"')
+    for problem in table.problems:
+        context.console.note(f"warning: {context.workspace.settings_file}: {one_line(problem)}")
+    return ExitCode.USAGE if table.problems else ExitCode.OK
+
+
+async def serve(context: Context) -> int:
+    from tui import serve as web  # loads a web server
+
+    options = context.options
+    return await web.serve(
+        context.workspace,
+        context.console,
+        host=options.host,
+        port=options.port,
+        readonly=options.readonly,
+        allow_remote=options.allow_remote,
+    )
 
 
 Handler = Callable[[Context], Awaitable[int]]

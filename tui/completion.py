@@ -55,7 +55,7 @@ def _name(prog: str) -> str:
     return "_" + "".join(c if c.isalnum() else "_" for c in prog)
 
 
-_PATHS = ("--workspace", "--out", "--model", "--input")
+_PATHS = ("--workspace", "--out", "--model", "--input", "--add")
 """Options whose value is a path."""
 
 

@@ -87,6 +87,13 @@ def tightest(reading: Reading | None) -> DeviceReading | None:
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
+def in_slots(job: JobView) -> tuple[int, int]:
+    """How many requests are in a slot, and how many the engine has ready to follow them at once."""
+    running = job.counts.running
+    n = min(running, job.slots) if job.slots else running
+    return n, running - n
+
+
 def done(counts: Counts) -> int:
     return counts.succeeded + counts.failed
 

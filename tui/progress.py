@@ -9,7 +9,7 @@ JSON (`--json`), one object a line on stdout, each with `event`:
     acknowledged  job, custom_id, request_id, ok, finish, completion_tokens    (its line is fsynced; never sent before)
     engine        state, pid, model, device, slots, context, warnings
     reading       t, devices, runner_rss, worker_rss, note
-    incident      t, job, kind, message, action
+    incident      t, job, kind, message, action, level
     text          job, key, channel, choice, text
     resync        jobs        (this reader was too slow: ids acknowledged meanwhile are in the files, not in events)
     removed       job
@@ -60,6 +60,9 @@ LOST_S = 3.0
 """How long a lost runner is looked for: somebody else may be starting it again."""
 
 DETACHED = 130
+
+TOLD_OTHERWISE = ("state", "command")
+"""Kinds of incident that are for the log of a screen: here a change of state is an event of its own."""
 
 
 class Show(Protocol):
@@ -184,7 +187,7 @@ class People:
                 for name in self._jobs:
                     if name in mirror.jobs:
                         self._changed(mirror.jobs[name])
-            case Incident(incident=incident) if incident.job in self._jobs:
+            case Incident(incident=incident) if incident.job in self._jobs and incident.kind not in TOLD_OTHERWISE:
                 if incident.kind == "engine_warning":
                     self._warn(incident.message)
                 else:
@@ -265,7 +268,7 @@ class Machine:
             case Acknowledged(job=name, items=items) if name in self._jobs:
                 for item in items:
                     put({"event": "acknowledged", "job": name, **full(item)})
-            case Incident(incident=incident) if incident.job in self._jobs:
+            case Incident(incident=incident) if incident.job in self._jobs and incident.kind not in TOLD_OTHERWISE:
                 put({"event": "incident", **full(incident)})
             case EngineChanged(engine=engine):
                 info = engine.info
