@@ -32,7 +32,9 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_of_the_readme_are_understood(command: str):
-    assert parser().parse_args(shlex.split(command)).handler
+    options = parser().parse_args(shlex.split(command))
+    # Without a subcommand it is the screen.
+    assert options.handler if options.command else options.plain in (True, False)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))
