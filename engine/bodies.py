@@ -1,15 +1,14 @@
 """The body of a request: every supported parameter with its type and range, and what to say about the rest.
 
-The structs decide. `faults` explains: it is only asked about a body that a struct refused, and names everything that is
-wrong with it. `remarks` holds what a type can't say (parameters that contradict each other, parameters accepted without
-effect); it is asked about every body, so that both ways of reading a line agree.
+The structs decide; `engine.faults` explains what they refuse. `remarks` holds what a type can't say (parameters that
+contradict each other, parameters accepted without effect); it is asked about every body, so that both ways of reading a
+line agree.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -36,7 +35,10 @@ class Fault(NamedTuple):
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}\Z"
+TOKEN_PATTERN = r"^[0-9]{1,9}\Z"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -104,7 +106,7 @@ class ToolMessage(_Part, frozen=True, tag_field="role", tag="tool", kw_only=True
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
 
-_MESSAGES: dict[str, type[Struct]] = {
+MESSAGES: dict[str, type[Struct]] = {
     "system": SystemMessage,
     "developer": DeveloperMessage,
     "user": UserMessage,
@@ -178,9 +180,7 @@ class _Body(_Part, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None  # llama.cpp's name for repetition_penalty
-    logit_bias: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Annotated[float, Meta(ge=-100, le=100)]] | None = (
-        None
-    )
+    logit_bias: dict[Annotated[str, Meta(pattern=TOKEN_PATTERN)], Annotated[float, Meta(ge=-100, le=100)]] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
@@ -353,7 +353,7 @@ def remarks(body: ChatBody | CompletionBody) -> list[Fault]:
     """Errors and warnings about a body that its struct accepts. Mostly empty, and cheap then."""
     found: list[Fault] = []
     if body.stream:
-        found.append(_streaming())
+        found.append(streaming())
     if body.store:
         found.append(_without_effect("store", "nothing is stored elsewhere; results stay in results/"))
     if body.service_tier not in (None, "auto", "default"):
@@ -459,225 +459,10 @@ def _without_effect(name: str, why: str) -> Fault:
     return Fault("ignored_parameter", f"`{name}` has no effect: {why}", "Remove it to silence this.", name, "warning")
 
 
-def _streaming() -> Fault:
+def streaming() -> Fault:
     return Fault(
         "streaming_unsupported",
         '"stream": true does not fit a batch: answers are written as whole lines',
         "Remove `stream`; text can be watched while it is generated all the same.",
         "stream",
     )
-
-
-# --- explaining a body that its struct refused ------------------------------------------------------------------------
-
-
-def faults(url: str, body: dict[str, Any]) -> list[Fault]:
-    """Everything wrong with a body, and every warning. No error among them means that the struct accepts it."""
-    kind, fields = BODIES[url], _fields(url)
-    found: list[Fault] = []
-    for name, value in body.items():
-        if name not in fields:
-            found.append(_unknown(url, name))
-        elif value is None and not fields[name].required:
-            continue
-        elif name == "messages":
-            found.extend(_message_faults(value))
-        elif name == "stream" and value is True:
-            found.append(_streaming())
-        elif (problem := _refusal({name: value}, fields[name].alone)) is not None:
-            found.append(_wrong(url, name, value, problem))
-    for name, field in fields.items():
-        if field.required and name not in body:
-            found.append(_missing(url, name, body))
-    if any(fault.level == "error" for fault in found):
-        return found
-    try:
-        typed = msgspec.convert(body, kind)
-    except (msgspec.ValidationError, RecursionError, OverflowError) as e:
-        # Not reached as far as known: each field was accepted. Said rather than passed over, should msgspec differ.
-        return [*found, Fault("invalid_request", f"the body does not hold: {e}", "See docs on the batch format.")]
-    return [*found, *remarks(typed)]
-
-
-class _Field(NamedTuple):
-    required: bool
-    alone: type[Struct]  # a struct of this field only: msgspec compiles structs once, other types at every call
-
-
-@functools.cache
-def _fields(url: str) -> dict[str, _Field]:
-    return {
-        field.name: _Field(field.required, msgspec.defstruct(f"Only_{field.name}", [(field.name, field.type)]))
-        for field in msgspec.structs.fields(BODIES[url])
-    }
-
-
-def _refusal(value: dict[str, Any], kind: type[Struct]) -> str | None:
-    try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError as e:
-        return str(e)
-    return None
-
-
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$?(?P<where>.*)`)?\Z", re.DOTALL)
-
-
-def _sentence(problem: str) -> tuple[str, str]:
-    """msgspec's message as (path, what): "Expected `str`, got `int` - at `$.a`" → (".a", "expected str, got int")."""
-    match = _AT.match(problem)
-    if match is None:
-        return "", problem
-    what = match["what"].replace("`", "")
-    return match["where"] or "", ("a key: " if match["key"] else "") + what[:1].lower() + what[1:]
-
-
-def _wrong(url: str, name: str, value: object, problem: str) -> Fault:
-    place, what = _sentence(problem)
-    place = place.removeprefix(".") or name
-    rule = rule_for(url, name)
-    if name == "prompt" and isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-        return Fault(
-            "invalid_request",
-            "`prompt` is a list of several prompts; a line is one request",
-            "Write one line for each prompt, each with its own custom_id.",
-            "prompt",
-        )
-    if name == "modalities":
-        return Fault(
-            "unsupported_parameter", f"`modalities` is {show(value)}; only text comes out", "Remove it.", "modalities"
-        )
-    if name == "tools" and isinstance(value, list):
-        for i, tool in enumerate(value):
-            if isinstance(tool, dict) and tool.get("type", "function") != "function":
-                return Fault(
-                    "unsupported_parameter",
-                    f"tools[{i}] is of type {show(tool.get('type'))}; only functions can be called",
-                    "Describe it as a function, or remove it.",
-                    f"tools[{i}].type",
-                )
-    if isinstance(value, dict | list):
-        return Fault("invalid_request", f"{place}: {what}", f"`{name}` must be {rule}.", place)
-    return Fault("invalid_request", f"`{name}` is {show(value)} ({what})", f"`{name}` must be {rule}.", name)
-
-
-def _unknown(url: str, name: str) -> Fault:
-    if name in UNSUPPORTED:
-        why, instead = UNSUPPORTED[name]
-        return Fault("unsupported_parameter", f"`{name}` is not supported: {why}", instead, name)
-    other = COMPLETIONS if url == CHAT else CHAT
-    if name in parameters(other):
-        return Fault(
-            "unsupported_parameter",
-            f"`{name}` belongs to {other}, this line goes to {url}",
-            f"Remove it, or change the line's url to {other}.",
-            name,
-        )
-    guess = nearest(name, parameters(url))
-    return Fault(
-        "unknown_parameter",
-        f"{show(name)} is not a parameter of {url}",
-        f"Did you mean `{guess}`?" if guess else "Remove it: it would have no effect.",
-        name,
-    )
-
-
-def _missing(url: str, name: str, body: dict[str, Any]) -> Fault:
-    other = {"messages": "prompt", "prompt": "messages"}.get(name)
-    if other in body:
-        right = COMPLETIONS if other == "prompt" else CHAT
-        return Fault(
-            "missing_required_parameter",
-            f"the body has no `{name}`, which {url} needs",
-            f"A body with `{other}` goes to {right}.",
-            name,
-        )
-    return Fault(
-        "missing_required_parameter", f"the body has no `{name}`", f"`{name}` must be {rule_for(url, name)}.", name
-    )
-
-
-_PART_WORDS = {
-    "image_url": "an image",
-    "input_image": "an image",
-    "image": "an image",
-    "input_audio": "sound",
-    "audio": "sound",
-    "video_url": "a video",
-    "file": "a file",
-    "input_file": "a file",
-}
-
-
-def _message_faults(messages: object) -> list[Fault]:
-    if not isinstance(messages, list) or not messages:
-        return [
-            Fault(
-                "invalid_request",
-                f"`messages` is {show(messages)}",
-                f"`messages` must be {RULES['messages']}.",
-                "messages",
-            )
-        ]
-    found: list[Fault] = []
-    for i, message in enumerate(messages):
-        found.extend(_one_message(f"messages[{i}]", message))
-    return found
-
-
-def _one_message(place: str, message: object) -> list[Fault]:
-    if not isinstance(message, dict):
-        return [
-            Fault(
-                "invalid_request",
-                f"{place} is {show(message)}, not an object",
-                'A message is {"role": …, "content": …}.',
-                place,
-            )
-        ]
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _MESSAGES:
-        hint = 'Write "tool".' if role == "function" else f"One of: {', '.join(_MESSAGES)}."
-        what = f"{place}.role is {show(role)}" if "role" in message else f"{place} has no role"
-        return [Fault("invalid_request", what, hint, f"{place}.role")]
-    found: list[Fault] = []
-    content = message.get("content")
-    if isinstance(content, list):
-        for k, part in enumerate(content):
-            kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind != "text":
-                what = _PART_WORDS.get(kind, f"a part of type {show(kind)}")
-                found.append(
-                    Fault(
-                        "unsupported_parameter",
-                        f"{place}.content[{k}] is {what}; only text can be read",
-                        'Keep parts of {"type": "text", "text": …} only.',
-                        f"{place}.content[{k}].type",
-                    )
-                )
-    shape = _MESSAGES[role]
-    known = ("role", *shape.__struct_fields__)
-    for name in message:
-        if name not in known:
-            guess = nearest(name, known)
-            found.append(
-                Fault(
-                    "unknown_parameter",
-                    f"{place} has {show(name)}, which a message of the role {role} does not take",
-                    f"Did you mean `{guess}`?" if guess else "Remove it.",
-                    f"{place}.{name}",
-                )
-            )
-    if not found and (problem := _refusal(message, shape)) is not None:
-        where, what = _sentence(problem)
-        where = place + where
-        found.append(
-            Fault(
-                "invalid_request",
-                f"{where}: {what}",
-                "Content is a string or a list of text parts"
-                + (", or null beside tool_calls." if role == "assistant" else "."),
-                where,
-            )
-        )
-    return found

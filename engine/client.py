@@ -1,15 +1,13 @@
-"""A client's side of the runner's socket: connect, start the runner if there is none, send commands, read events.
+"""A client's side of the runner's socket: connect, have a runner started if there is none, send commands, read events.
 
-The runner is started as a command, never by import: it must live in a process and session of its own, and `tui` must
-not load what the runner loads. What needs the engine's files but no runner (`validate`, `verify`, `export`, `doctor`)
-runs the same way, by `offline`.
+`tui` must not load what the runner loads. So what needs the engine's files but no runner (`validate`, `verify`,
+`export`, `doctor`) runs as a command too, by `offline`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import os
 import signal
@@ -17,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +42,7 @@ from engine.protocol import (
     encode_line,
 )
 from engine.record import RunRecord, as_found, view_of
+from engine.starting import environment, is_held, not_started, spawn, starting_lock
 from engine.workspace import Workspace
 
 RUNNER_COMMAND = (sys.executable, "-m", "engine.runner")
@@ -59,13 +58,6 @@ GREETING_S = 10.0
 POLL_S = 0.05
 WAITING_EVENTS = 10_000
 """Events kept for somebody who does not read them; then a fresh Snapshot takes their place."""
-
-LOG_BYTES = 4 * 1024 * 1024
-LOG_LINES = 8
-LOG_TAIL_BYTES = 64 * 1024
-
-_started: list[subprocess.Popen[bytes]] = []
-"""Runners started by this process. Kept: they outlive it, and an object that is thrown away would warn of that."""
 
 
 class _NoRunner(Exception):
@@ -246,22 +238,22 @@ async def connect(
     begun = time.monotonic()
     process: subprocess.Popen[bytes] | None = None
     logged = 0
-    with _starting_lock(workspace) as lock:
+    with starting_lock(workspace) as lock:
         while True:
             with contextlib.suppress(_NoRunner):
                 return await _reach(workspace, client)
-            if process is not None and process.poll() is not None and not _is_held(workspace.lock_file):
-                raise _not_started(workspace, f"it ended with exit code {process.returncode}", logged)
+            if process is not None and process.poll() is not None and not is_held(workspace.lock_file):
+                raise not_started(workspace, f"it ended with exit code {process.returncode}", logged)
             mine = process is not None or lock.take()
-            held = _is_held(workspace.lock_file)
+            held = is_held(workspace.lock_file)
             if mine and process is None and not held:
-                process, logged = _spawn(workspace, command)
+                process, logged = spawn(workspace, command)
                 begun = time.monotonic()
             waited = time.monotonic() - begun
             if waited > (LEAVING_S if held and start_s == START_S else start_s):
                 if process is not None and process.poll() is None:
                     process.send_signal(signal.SIGTERM)  # ours, and nobody knows of it
-                raise _not_started(workspace, f"it did not answer within {waited:.0f} s", logged)
+                raise not_started(workspace, f"it did not answer within {waited:.0f} s", logged)
             await asyncio.sleep(POLL_S)
 
 
@@ -319,129 +311,6 @@ async def _reach(workspace: Workspace, name: str) -> Client:
 def _check_server(writer: asyncio.StreamWriter, path: Path) -> None:
     if peer.peer_uid(writer.get_extra_info("socket")) != os.getuid():
         raise RunnerUnreachable(f"the socket {path} is served by another user", advice=f"Remove {path.parent}.")
-
-
-class _Lock:
-    """The right to start a runner."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._taken = False
-
-    def take(self) -> bool:
-        """Try once; True from the moment it is ours."""
-        if not self._taken:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False
-            self._taken = True
-        return True
-
-
-@contextlib.contextmanager
-def _starting_lock(workspace: Workspace) -> Iterator[_Lock]:
-    """Who holds it may start a runner; held until that one answers. The kernel frees it if the client dies."""
-    try:
-        workspace.runner_folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(workspace.runner_folder / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RunnerUnreachable(
-            f"no runner can be started: {workspace.runner_folder} can't be written: {error.strerror or error}",
-            advice="Choose a folder of yours: --workspace DIR.",
-        ) from error
-    try:
-        yield _Lock(fd)
-    finally:
-        os.close(fd)
-
-
-def _is_held(path: Path) -> bool:
-    """A living runner holds its lock. A shared try does no harm: it lasts microseconds and starters are serialised."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
-
-
-def environment() -> dict[str, str]:
-    """So that `engine` is found from any folder, and a file of the workspace never stands in for a module."""
-    root = str(Path(__file__).resolve().parents[1])
-    rest = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *rest]), "PYTHONSAFEPATH": "1"}
-
-
-def _spawn(workspace: Workspace, command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """Returns it, and how many bytes its log held before it."""
-    log = workspace.runner_log
-    try:
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
-        with log.open("ab") as output:
-            logged = output.tell()
-            process = subprocess.Popen(
-                [*command, "--workspace", str(workspace.root)],
-                cwd=workspace.root,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # a hangup of this terminal never reaches it
-                close_fds=True,
-            )
-    except OSError as error:
-        raise RunnerUnreachable(f"no runner can be started: {error.strerror or error}") from error
-    _started.append(process)
-    return process, logged
-
-
-def _not_started(workspace: Workspace, why: str, logged: int) -> RunnerUnreachable:
-    lines = without_tracebacks(_log_lines(workspace.runner_log, logged))[-LOG_LINES:]
-    text = "".join(f"\n    {line}" for line in lines)
-    return RunnerUnreachable(
-        f"the runner of {workspace.root} can't be reached: {why}"
-        + (f". Its last lines, from {workspace.runner_log}:{text}" if lines else ""),
-        advice="`gptoss-tui doctor` looks at the installation.",
-    )
-
-
-def _log_lines(path: Path, since: int) -> list[str]:
-    """What was logged after the first `since` bytes, of much the end."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(since if since <= size else 0, size - LOG_TAIL_BYTES))  # smaller than before: a new file
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return text.splitlines()
-
-
-def without_tracebacks(lines: Sequence[str]) -> list[str]:
-    """Of each traceback (and of those it was chained to) only what it ends with: the error."""
-    kept: list[str] = []
-    inside = False
-    for line in lines:
-        if line.startswith("Traceback (most recent call last)"):
-            inside = True
-        elif inside and (line.startswith(" ") or not line):
-            continue
-        elif line.startswith(("During handling of the above exception", "The above exception was the direct cause")):
-            while kept and not kept[-1]:
-                kept.pop()
-            kept = kept[:-1]  # the error of the traceback before: the one that follows came of it
-        else:
-            kept.append(line)
-            inside = False
-    return [line for line in kept if line]
 
 
 # --- without a runner -------------------------------------------------------------------------------------------------

@@ -310,6 +310,15 @@ def demo_model() -> Iterable[Finding]:
 def folder(workspace: Workspace) -> Iterable[Finding]:
     """Where results go: writable, on a file system that keeps its promises, with room."""
     place = workspace.results if workspace.results.is_dir() else workspace.root
+    if place is workspace.root and os.path.lexists(workspace.results):
+        what = "a link to nowhere" if workspace.results.is_symlink() else "a file"
+        yield Finding(
+            "workspace",
+            "error",
+            f"{workspace.results} is {what}, where the folder of all results must be",
+            "Move it away, or name another folder with --workspace.",
+        )
+        return
     if not place.is_dir():
         yield Finding("workspace", "error", f"{place} is no folder", "Create it, or name another with --workspace.")
         return

@@ -38,6 +38,11 @@ class History:
             self._base = mark  # another engine, which counts from here
         self._last = mark
 
+    def begun(self, now: float) -> None:
+        """An engine is ready and counts from zero; what it does before its first word belongs to the graph too."""
+        if self._last is None:
+            self._base = self._last = _Mark(now, 0, 0)
+
     def forget(self) -> None:
         """The engine is gone."""
         self._base = self._last = None

@@ -21,12 +21,12 @@ from engine.bodies import (
     ENDPOINTS,
     UNSUPPORTED,
     Fault,
-    faults,
     nearest,
     parameters,
     remarks,
     show,
 )
+from engine.faults import faults
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """Longest line that is read. Also bounds the memory of a file without any newline."""

@@ -12,7 +12,7 @@ from engine.protocol import AckItem, Delta, Reading
 from engine.viewer import Watched
 
 if TYPE_CHECKING:  # numpy comes with it
-    from engine.models import ModelFile
+    from engine.modelfiles import ModelFile
 
 
 class Office(Protocol):

@@ -18,7 +18,7 @@ TAKEN_OUT = 100
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """Everything besides the request itself that an answer depends on. Resume compares these field by field."""
 
-    model: str = ""  # digest of the model file, see engine.models
+    model: str = ""  # digest of the model file, see engine.modelfiles
     model_name: str = ""
     template: str = ""  # digest of the chat template or "harmony"
     engine: str = ""

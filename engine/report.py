@@ -54,19 +54,17 @@ def markdown(record: RunRecord, incidents: Sequence[IncidentView], errors: Count
     """The report as text."""
     counts, engine = record.counts, record.engine
     rate = f", {record.completion_tokens / record.active_s:,.0f} a second while running" if record.active_s else ""
+    slots = f"{_several(engine.slots, 'slot')} of {engine.context} tokens"
     rows = [
         ("state", f"{record.state}: {_code(record.sentence)}" if record.sentence else str(record.state)),
         ("input", f"{_code(record.input_path)}, sha256 {_code(record.input_sha256[:16])}…"),
-        (
-            "model",
-            f"{_code(engine.model_name)} on {_code(engine.engine)}, {engine.slots} slots of {engine.context} tokens",
-        ),
+        ("model", f"{_code(engine.model_name)} on {_code(engine.engine)}, {slots}"),
         ("requests", f"{counts.total:,}: {counts.succeeded:,} succeeded, {counts.failed:,} failed"),
         ("cut at a token limit", f"{counts.truncated:,}"),
         ("taken out by a person", f"{counts.aborted:,}"),
         ("tokens", f"{record.prompt_tokens:,} read, {record.completion_tokens:,} generated{rate}"),
         ("of these reasoning", f"{record.reasoning_tokens:,}"),
-        ("time running", f"{record.active_s:,.1f} s in {len(record.sessions)} sessions"),
+        ("time running", f"{record.active_s:,.1f} s in {_several(len(record.sessions), 'session')}"),
         ("started, ended", f"{_time(record.started)}, {_time(record.ended)}"),
         ("engine restarts", f"{record.restarts}"),
     ]
@@ -160,6 +158,10 @@ def _plain(text: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{_plain(text)}`" if text else "-"
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _time(t: float | None) -> str:

@@ -2,7 +2,7 @@
 
 `python -m engine.runner --workspace DIR [--idle-exit S]`. It wires the parts and keeps their loops: the conductor runs
 one job after another, the sampler reads the machine, the ticker tells what changed. What a job does is in
-`engine.jobrun`, what a command does in `engine.commands`.
+`engine.jobrun`, what a command does in `engine.commands`, lock, session and log of the process in `engine.daemon`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import faulthandler
-import fcntl
 import itertools
 import logging
-import logging.handlers
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from engine import incidents, jobs_disk, owners, protocol, settings
+from engine import daemon, incidents, jobs_disk, owners, protocol, settings
 from engine.child import WORKER_COMMAND, Limits
 from engine.commands import Commands
 from engine.control import Control
 from engine.enginehost import EngineHost
-from engine.errors import ExitCode, GptossError, ResultsLocked, RunnerError
+from engine.errors import GptossError
 from engine.gpu import Machine, Readings, free_gpu_bytes
 from engine.history import History
 from engine.incidents import Incidents
@@ -43,7 +39,7 @@ from engine.wish import Wish
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
-    from engine.models import ModelFile
+    from engine.modelfiles import ModelFile
 
 log = logging.getLogger("runner")
 
@@ -55,7 +51,6 @@ KEEP_WARM_S = 300.0
 
 SAMPLE_HZ = 4.0
 TICK_S = 0.25
-LOG_BYTES = 2 * 1024 * 1024
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -349,7 +344,9 @@ class Runner:
     def _engine_changed(self, at_once: bool) -> None:
         """At once: its state is another one. Otherwise its counters, which are told with the next tick."""
         if at_once:
-            if not self.host.ready:
+            if self.host.ready:
+                self._history.begun(asyncio.get_running_loop().time())
+            else:
                 self._history.forget()
             self._tell_engine()
         else:
@@ -372,115 +369,9 @@ class Runner:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-class Lock:
-    """flock on the workspace: the kernel frees it when its owner dies, so there is never a stale one."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        """Raises ResultsLocked, naming the owner, or RunnerError."""
-        try:
-            workspace.runner_folder.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(workspace.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _unwritable(workspace.runner_folder, error) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            raise ResultsLocked(
-                f"another runner (process {owner or 'unknown'}) serves {workspace.root}",
-                advice="`gptoss-tui status` talks to it; `gptoss-tui stop` ends it.",
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._fd)
-
-
-def _unwritable(path: Path, error: OSError) -> RunnerError:
-    return RunnerError(
-        f"no runner can work here: {path} can't be written: {error.strerror or error}",
-        advice="Mend its permissions or free some space, or choose another folder: --workspace DIR.",
-    )
-
-
-def _start_log(path: Path) -> None:
-    """Raises RunnerError."""
-    try:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-def _last_words(workspace: Workspace, error: GptossError) -> int:
-    """Why it could not go on: a sentence and its advice on stderr and last in the log. Returns the exit code.
-
-    Whoever started this process reads them there, so no traceback comes with them.
-    """
-    text = f"{error.message.rstrip('.')}.\n{error.advice}".strip()
-    # A client starts it with both in one file: once is enough. Too early for a log there is stderr alone.
-    if logging.getLogger().hasHandlers() and not _is_stderr(workspace.runner_log):
-        log.error("%s", text)
-    sys.stderr.write(f"{text}\n")
-    return int(error.exit_code)
-
-
-def _is_stderr(path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(2), path.stat())
-    except OSError:
-        return False
-
-
-def _own_session() -> None:
-    """A hangup of the terminal reaches neither this process nor the engine."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # A group leader can't, and has one of its own if its starter took care.
-    with contextlib.suppress(PermissionError):
-        os.setsid()
-
-
-async def _serve(make: Callable[[], Runner]) -> None:
-    runner = make()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, runner.stop, signal.Signals(number).name)
-    await runner.run()
-
-
 def serve(workspace: Workspace, config: Config, **parts: Any) -> int:
     """Be the runner of this workspace until it ends. Returns the exit code."""
-    os.umask(0o077)
-    try:
-        lock = Lock(workspace)
-    except GptossError as error:
-        return _last_words(workspace, error)
-    try:
-        _own_session()
-        _start_log(workspace.runner_log)
-        # A native fault of this process leaves its Python stack where people look.
-        with workspace.runner_log.open("a", encoding="utf-8") as crashes:
-            faulthandler.enable(crashes)
-            try:
-                asyncio.run(_serve(lambda: Runner(workspace, config, **parts)))
-            finally:
-                faulthandler.disable()
-    except GptossError as error:
-        return _last_words(workspace, error)
-    except Exception as error:
-        log.exception("the runner ends by a fault of its own")
-        what = f"the runner ended by a fault of its own: {type(error).__name__}: {error}"
-        return _last_words(workspace, RunnerError(what, advice=f"{workspace.runner_log} has the details."))
-    finally:
-        lock.release()
-    return int(ExitCode.OK)
+    return daemon.live(workspace, lambda: Runner(workspace, config, **parts))
 
 
 def _number(text: str, fallback: float) -> float:
@@ -501,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(workspace).runner
     except GptossError as error:
-        return _last_words(workspace, error)
+        return daemon.last_words(workspace, error)
     idle_exit_s = options.idle_exit
     if idle_exit_s is None:
         idle_exit_s = _number(os.environ.get("GPTOSS_IDLE_EXIT", ""), chosen.idle_exit_s)

@@ -16,7 +16,7 @@ _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_t
 
 
 class Model(Protocol):
-    """What is needed of `engine.models.ModelFile`."""
+    """What is needed of `engine.modelfiles.ModelFile`."""
 
     @property
     def path(self) -> Any: ...

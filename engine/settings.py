@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from engine.bodies import CHAT, COMPLETIONS, faults, nearest, parameters, show
+from engine.bodies import CHAT, COMPLETIONS, nearest, parameters, show
 from engine.errors import SettingsError
+from engine.faults import faults
 from engine.protocol import EngineSettings, RunSettings
 from engine.workspace import Workspace
 

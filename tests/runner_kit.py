@@ -19,7 +19,7 @@ from engine import protocol
 from engine.child import Limits
 from engine.disk import IO, Io
 from engine.job import ACTIVE, JobState
-from engine.models import ModelFile
+from engine.modelfiles import ModelFile
 from engine.protocol import DeviceReading, Reading, RunSettings
 from engine.record import RunRecord
 from engine.runner import Config, Runner

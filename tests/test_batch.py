@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from engine import batch, batch_index, bodies, lines
 from engine.batch import LineProblem, request_id, scan
 from engine.errors import BatchInvalid, InputChanged
+from engine.faults import faults
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -610,7 +611,7 @@ def test_explanation_and_struct_agree(body: dict[str, Any], with_messages: bool)
     """`faults` finds an error exactly where the struct refuses the body or `remarks` has one."""
     if with_messages:
         body = {**body, "messages": USER}
-    errors = [f for f in bodies.faults(CHAT, body) if f.level == "error"]
+    errors = [f for f in faults(CHAT, body) if f.level == "error"]
     assert not any("does not hold" in f.message for f in errors)
     try:
         typed = msgspec.json.decode(msgspec.json.encode(body), type=bodies.ChatBody)

@@ -14,8 +14,8 @@ import pytest
 
 from engine import browse_wire
 from engine.browse_wire import Desk
-from engine.client import environment
 from engine.pages import Answer, AskDetail, AskFind, AskPage, Fault, Found, OpenRun, Page
+from engine.starting import environment
 from tests.browse_kit import Folder, answered, asked, ids
 
 _answers = msgspec.json.Decoder(Answer)

@@ -9,7 +9,7 @@ from engine.protocol import Counts
 from tests.tui_kit import job_view, make_desk
 from tui import can
 from tui.keys import KEYS
-from tui.view import View
+from tui.view import View, Which
 
 
 def desk_of(state: JobState, counts: Counts | None = None, **fields: object):  # the kit's own type
@@ -91,3 +91,43 @@ def test_a_reason_is_safe_text() -> None:
     desk = make_desk(View(job=job.id), jobs=[job], running=[])
     for key in KEYS:
         assert "\x1b" not in (can.why_not(key.action, desk, "requests") or "")
+
+
+def test_going_back_says_where_there_is_nothing_to_go_back_from() -> None:
+    desk = desk_of(JobState.RUNNING)
+    assert can.why_not("back", desk, "jobs") == can.TOP
+    assert can.why_not("back", desk, "requests") is None
+    for field, value in (("zoomed", "log"), ("marked_jobs", {"evals-1"}), ("query", "x"), ("which", Which.FAILED)):
+        again = desk_of(JobState.RUNNING)
+        setattr(again.view, field, value)
+        assert can.why_not("back", again, "jobs") is None, field
+
+
+def test_an_empty_workspace_offers_no_keys_of_jobs() -> None:
+    desk = make_desk(View(), jobs=[], running=[])
+    for pane in ("jobs", "requests", "streams"):
+        assert can.why_not("open", desk, pane) == can.NO_JOB
+        assert can.why_not("channel", desk, pane) == can.NO_JOB
+    assert can.why_not("open", desk, "memory") is None
+    assert can.why_not("add", desk, "jobs") is None
+
+
+def test_marked_requests_come_before_the_one_under_the_cursor() -> None:
+    desk = make_desk(View(job="evals-1", request="c", marked_requests={"b", "a"}))
+    assert can.chosen_requests(desk) == ["a", "b"]
+    desk.view.marked_requests = set()
+    assert can.chosen_requests(desk) == ["c"]
+
+
+def test_only_what_runs_can_be_stopped() -> None:
+    desk = desk_of(JobState.RUNNING)
+    assert can.why_not("stop", desk) is None
+    desk.link.connected = False
+    assert can.why_not("stop", desk) == "no background process is running"
+
+
+def test_moving_means_the_job_under_the_cursor_whatever_is_marked() -> None:
+    desk = make_desk(View(job="evals-1", marked_jobs={"summaries-1"}))
+    assert "evals-1 is running" in (can.why_not("later", desk) or "")
+    desk.view.job, desk.view.marked_jobs = "summaries-1", {"evals-1"}
+    assert can.why_not("later", desk) is None

@@ -404,6 +404,29 @@ async def test_run_to_the_end_with_answers_and_reasons(workspace: Workspace):
     assert not set(got.out) & set("\x1b\x07\x9b\u202e\r")
 
 
+async def test_following_a_run_loads_no_screen(workspace: Workspace):
+    code = (
+        "import sys; from tui.cli import main; code = main(['run', 'demo.jsonl']);"
+        "heavy = ('numpy', 'jinja2', 'textual', 'rich', 'aiohttp', 'engine.runner');"
+        "print(code, [m for m in heavy if m in sys.modules])"
+    )
+    async with scripted(workspace.socket) as runner:
+        accept(runner)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            code,
+            cwd=workspace.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        await runner.saw(protocol.Submit)
+        finish(runner)
+        got = await end(process)
+    assert got.out.splitlines()[-1] == "0 []"
+
+
 async def test_json_has_every_acknowledged_id(workspace: Workspace):
     async with scripted(workspace.socket) as runner:
         accept(runner)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine import client as clients
-from engine import protocol
+from engine import protocol, starting
 from engine.errors import GptossError, JobNotFound, ProtocolMismatch, RunnerUnreachable
 from engine.job import JobState
 from engine.protocol import JobChanged, Pause, Reply, Snapshot
@@ -50,8 +50,8 @@ def _workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
             os.kill(int(line.split()[0]), signal.SIGKILL)
         except ProcessLookupError:
             continue
-    while clients._started:
-        clients._started.pop().wait(20)
+    while starting.started:
+        starting.started.pop().wait(20)
     remove(folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.job import ACTIVE, ENDED, JobState
+from engine.job import JobState
 from engine.protocol import Counts, EngineView, JobView
 from tests.tui_kit import engine, job_view
 from tui import ledger
@@ -39,7 +39,7 @@ def said(question: ledger.Question) -> str:
 
 def test_a_running_job_is_told_to_the_request() -> None:
     job = job_view(counts=Counts(total=10_000, succeeded=4_186, failed=2, running=64, waiting=5_748))
-    question = ledger.abort_job(job)
+    question = ledger.abort_jobs([job])
     assert question.title == "Abort evals-1?"
     assert question.lines[0] == ("4 188 on disk, 64 in flight will be cancelled and can be resumed, 5 748 not started.")
     assert question.lines[-1] == "Nothing is lost. r resumes."
@@ -48,28 +48,22 @@ def test_a_running_job_is_told_to_the_request() -> None:
 
 def test_what_does_not_run_is_not_said_to_be_in_flight() -> None:
     queued = job_view("q", JobState.QUEUED, counts=Counts())
-    assert ledger.abort_job(queued).lines[0] == "its file is not read yet: nothing of it has run."
+    assert ledger.abort_jobs([queued]).lines[0] == "its file is not read yet: nothing of it has run."
     paused = job_view("p", JobState.PAUSED, counts=Counts(total=10, succeeded=4, waiting=5, aborted=1))
-    assert ledger.abort_job(paused).lines[0] == "4 on disk, 5 not started, 1 taken out before."
+    assert ledger.abort_jobs([paused]).lines[0] == "4 on disk, 5 not started, 1 taken out before."
     crashed = job_view("c", JobState.INTERRUPTED, counts=Counts(total=10, succeeded=4, waiting=6))
-    assert "at least 4 on disk" in said(ledger.abort_job(crashed))
+    assert "at least 4 on disk" in said(ledger.abort_jobs([crashed]))
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ABORTED])
 def test_nothing_is_promised_for_what_has_ended(state: JobState) -> None:
     ended = job_view("old", state, counts=Counts(total=3, succeeded=3))
-    question = ledger.abort_job(ended)
+    question = ledger.abort_jobs([ended])
     assert question.title == "Nothing to abort"
     assert question.lines == [f"Left as they are, there is nothing left to abort: old ({state})."]
     both = ledger.abort_jobs([job_view(), ended])
     assert both.title == "Abort evals-1?"
     assert f"old ({state})" in both.lines[-1]
-
-
-def test_pausing_at_once_names_the_softer_way() -> None:
-    assert "p instead lets them finish first" in said(ledger.pause_now([job_view()]))
-    loading = job_view("l", JobState.LOADING, counts=Counts(total=4, waiting=4))
-    assert "text so far" not in said(ledger.pause_now([loading]))
 
 
 def test_stopping_counts_jobs_and_names_the_engine() -> None:
@@ -93,15 +87,6 @@ def test_removing_says_where_the_files_stay_and_what_will_not_run() -> None:
     assert "r (running)" in text.rpartition("\n")[2]
 
 
-def test_retrying_counts_only_what_can_run_again() -> None:
-    job = job_view("d", JobState.DONE, counts=Counts(total=10, succeeded=4, failed=6, invalid=5))
-    question = ledger.retry([job])
-    assert question.title == "Run 1 failed request again?"
-    assert "5 bad input lines stay bad" in said(question)
-    paused = job_view("p", JobState.PAUSED, counts=Counts(total=10, succeeded=4, failed=2, waiting=4))
-    assert "2 failed requests again, and the 4 that are not started" in said(ledger.retry([paused]))
-
-
 def test_marked_requests() -> None:
     question = ledger.abort_requests(job_view(), ["a", "b", "c"], running=1)
     assert question.title == "Abort 3 requests of evals-1?"
@@ -114,10 +99,8 @@ def test_marked_requests() -> None:
 def test_every_question_is_safe_and_true(some: list[JobView]) -> None:
     questions = [
         ledger.abort_jobs(some),
-        ledger.pause_now(some),
         ledger.stop(some, engine()),
         ledger.remove(some),
-        ledger.retry(some),
     ]
     for question in questions:
         assert question.lines
@@ -127,8 +110,3 @@ def test_every_question_is_safe_and_true(some: list[JobView]) -> None:
             assert line.isprintable() or not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in line)
     if not any(job.state == JobState.RUNNING for job in some):
         assert not any("in flight" in line and "0 in flight" not in line for q in questions for line in q.lines)
-    for job in ledger.abortable(some):
-        assert job.state in {*ACTIVE, JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.INTERRUPTED}
-    assert {job.id for job in ledger.removable(some)} == {
-        job.id for job in some if job.state in ENDED or job.state == JobState.QUEUED
-    }

@@ -163,6 +163,18 @@ def test_the_workspace_must_be_writable(tmp_path: Path, monkeypatch: pytest.Monk
     assert "Read-only" in finding.sentence
 
 
+def test_results_that_are_no_folder_are_told(tmp_path: Path) -> None:
+    results = Workspace.at(tmp_path).results
+    results.write_text("")
+    (finding,) = doctor.folder(Workspace.at(tmp_path))
+    assert finding.level == "error"
+    assert f"{results} is a file" in finding.sentence
+    results.unlink()
+    results.symlink_to(tmp_path / "gone")
+    (finding,) = doctor.folder(Workspace.at(tmp_path))
+    assert "a link to nowhere" in finding.sentence
+
+
 @pytest.mark.parametrize(("kind", "level"), [("nfs4", "warn"), ("tmpfs", "warn"), ("ext4", "ok"), ("", "ok")])
 def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, level: str) -> None:
     monkeypatch.setattr(doctor, "file_system", lambda _: kind)

@@ -69,7 +69,7 @@ def test_every_state_has_its_own_word_that_fits() -> None:
 
 def test_a_running_job_at_80_columns() -> None:
     text = row(job_view(), cursor=True, marked=True)
-    assert text == ">*RUN    evals-1    ▕████x·····▏ 4 188/10 000  41% 2 failed  1012 tok/s  ~41 min"
+    assert text == ">*RUN    evals-1    ▕████x·····▏ 4 188/10 000  41% 2 failed 1 012 tok/s  ~41 min"
 
 
 def test_figures_stay_at_their_columns_while_they_grow() -> None:
@@ -101,7 +101,34 @@ def test_a_job_that_is_done_keeps_its_figures() -> None:
         sentence="389 of 400 succeeded; 11 failed: see errors.jsonl",
     )
     assert row(job, 66).rstrip().endswith("400/400 100% 11 failed")
-    assert "389 of 400 succeeded; 11 failed" in row(job, 120)
+    wide = row(job, 120)
+    assert "took 59 min 50 s" in wide
+    assert "389 of 400" not in wide, "the figures say it"
+    under = " ".join(text_of(unfolded(job, 120, 2, UNICODE, now=NOW, shown=wide)))
+    assert "389 of 400 succeeded; 11 failed" in under
+    assert under.count("11 failed") == 1, "nothing is said twice"
+
+
+def test_a_done_job_with_less_than_all_says_what_is_missing() -> None:
+    counts = Counts(total=2_000, succeeded=1_996, aborted=4, truncated=6)
+    text = row(job_view(state=JobState.DONE, counts=counts, active_s=88.0), 100)
+    assert "99%" in text
+    assert "4 taken out, 6 cut, took 1 min 28 s" in text
+
+
+def test_a_paused_job_names_the_key_that_resumes_it() -> None:
+    job = job_view(state=JobState.PAUSED, sentence="paused by a person; resume goes on")
+    assert row(job, 80).rstrip().endswith("by a person; r resumes")
+
+
+def test_a_job_whose_runner_died_names_the_key_at_80_columns() -> None:
+    sentence = "its runner died while it was running; resume goes on without losing a saved answer"
+    assert "its runner died; r resumes" in row(job_view(state=JobState.INTERRUPTED, sentence=sentence), 80)
+
+
+def test_a_rate_of_any_size_keeps_its_column() -> None:
+    for rate, text in ((9_999.0, "9 999 tok/s"), (12_345.0, "12.3k tok/s"), (123_456.0, "123k tok/s")):
+        assert f" {text}  ~41 min" in row(job_view(decode_rate=rate))
 
 
 def test_a_job_about_to_pause_says_so() -> None:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tui_kit import text_of
+from tui.can import NO_JOB, READONLY
 from tui.draw.keyline import key_line
 from tui.draw.line import Line, width
-from tui.keys import KEYS, KeyTable
+from tui.keys import KEYS, NEAR, KeyTable
 from tui.notice import Notice
 from tui.text import one_line
 
@@ -19,6 +20,17 @@ TABLE = KeyTable()
 def every_key_acts(action: str) -> str | None:
     del action
     return None
+
+
+def a_job_runs(action: str) -> str | None:
+    return "no" if action in ("resume", "retry", "put_back", "later", "earlier", "remove") else None
+
+
+def test_failures_are_offered_where_there_are_some() -> None:
+    row = text(
+        key_line(TABLE, lambda a: "no" if a in ("pause", "resume", "abort", "put_back") else None, 80, pane="jobs")
+    )
+    assert "R retry" in row
 
 
 def none_acts(action: str) -> str | None:
@@ -31,7 +43,7 @@ def text(line: Line) -> str:
 
 def test_at_80() -> None:
     assert text(key_line(TABLE, every_key_acts, 80)) == (
-        " a add  p pause  r resume  x abort  enter open  v results       ? help  q leave"
+        " a add  p pause  r resume  x abort  u put back  R retry         ? help  q leave"
     )
 
 
@@ -51,6 +63,32 @@ def test_keys_that_do_not_act_are_dim_where_there_is_room() -> None:
     line = key_line(TABLE, lambda action: "no" if action == "pause" else None, 200)
     assert next(span.style for span in line if "p pause" in span.text).endswith("dim")
     assert not any("dim" in span.style for span in line if span.text == " add")
+
+
+@pytest.mark.parametrize("pane", NEAR)
+def test_the_pane_in_focus_brings_its_own_keys(pane: str) -> None:
+    def text_at(columns: int) -> str:
+        return text(key_line(TABLE, a_job_runs, columns, pane=pane))
+
+    for action in NEAR[pane]:
+        if a_job_runs(action) is None:
+            assert f" {TABLE[action].label}" in text_at(140)
+    assert "p pause" in text_at(80), "what steers the run stays"
+
+
+def test_streams_offer_what_is_done_with_texts_at_80() -> None:
+    row = text(key_line(TABLE, a_job_runs, 80, pane="streams"))
+    assert "c channel" in row
+    assert "f follow" not in text(key_line(TABLE, every_key_acts, 80, pane="jobs"))
+
+
+@pytest.mark.parametrize("reason", [READONLY, NO_JOB])
+def test_what_is_out_of_place_is_not_offered_greyed(reason: str) -> None:
+    changes = {key.action for key in KEYS if key.changes}
+    row = text(key_line(TABLE, lambda action: reason if action in changes else None, 200))
+    assert "add" not in row
+    assert "pause" not in row
+    assert "v results" in row
 
 
 def test_own_bindings_are_shown() -> None:

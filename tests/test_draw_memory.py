@@ -77,6 +77,14 @@ def test_the_body_at_66_columns() -> None:
     ]
 
 
+def test_the_room_is_never_cut_in_the_middle_of_a_figure() -> None:
+    rows = text_of([memory.room_line(memory.slot_plan(engine(), reading(gpu(), ram())), engine(), n) for n in (54, 53)])
+    assert rows == [
+        "room for ~53 more slots of 2 048 tokens (~50 MiB each)",
+        "room for ~53 more slots of 2 048 tokens",
+    ]
+
+
 def test_high_panes_have_large_digits_and_history() -> None:
     rows = body(facts(), 80, 21)
     at = next(i for i, row in enumerate(rows) if "GiB free on GPU" in row)

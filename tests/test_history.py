@@ -53,6 +53,16 @@ def test_the_points_add_up_to_the_tokens(per_beat: list[int]) -> None:
     assert sum(point.decode for point in points) == pytest.approx(counted, abs=0.01 * len(points))
 
 
+def test_a_run_that_is_over_before_the_first_word_is_seen() -> None:
+    history = History()
+    assert _points(history, 0.0, _stats(0), alive=False) == []
+    history.begun(0.5)
+    history.begun(0.6)  # told again: still the same engine
+    history.heard(1.5, _stats(700, 300))
+    (point,) = _points(history, 1.5, _stats(700, 300))
+    assert (point.decode, point.prefill) == (700.0, 300.0)
+
+
 def test_a_silent_worker_makes_no_zero_and_no_double() -> None:
     history = History()
     history.heard(0.0, _stats(0))
@@ -112,3 +122,20 @@ def test_the_ring_is_bounded() -> None:
         history.heard(float(now), _stats(now))
         _points(history, float(now), _stats(now))
     assert len(history.all(0.0)) == HISTORY_S
+
+
+def test_an_engine_that_has_only_read_before_it_was_replaced_counts_anew() -> None:
+    history = History()
+    history.heard(0.0, _stats(0, 900))
+    _points(history, 0.0, _stats(0, 900))
+    history.heard(0.5, _stats(0, 100))  # another one: fewer tokens read than before
+    history.heard(1.0, _stats(0, 150))
+    (point,) = _points(history, 1.0, _stats(0, 150))
+    assert point.prefill == 100.0
+
+
+def test_after_a_long_sleep_of_the_machine_the_past_is_filled_once() -> None:
+    history = History()
+    assert _points(history, 0.0, _stats(0), alive=False) == []
+    assert len(_points(history, 10.0 * HISTORY_S, _stats(0), alive=False)) == HISTORY_S
+    assert len(_points(history, 10.0 * HISTORY_S + 1.0, _stats(0), alive=False)) <= 2

@@ -9,7 +9,7 @@ import pytest
 from engine import runplan
 from engine.errors import CommandRefused
 from engine.job import ACTIVE, ENDED, MOVES, RESUMABLE, JobState, after_runner_death, move
-from engine.models import ModelFile
+from engine.modelfiles import ModelFile
 from engine.protocol import ModelInfo, RunSettings
 from engine.record import Fingerprint
 

@@ -59,3 +59,10 @@ def test_a_small_screen_says_so(columns: int, rows: int) -> None:
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (120, 36), (200, 50)])
 def test_nothing_is_missing_at_the_usual_sizes(columns: int, rows: int) -> None:
     assert arrange(columns, rows).keys() == {"header", "keys", *PANES}
+
+
+@given(columns=st.integers(TOO_NARROW, 220), rows=st.integers(TOO_LOW, 70), layout=st.sampled_from(LAYOUTS))
+def test_no_pane_is_its_title_alone(columns: int, rows: int, layout: str) -> None:
+    boxes = arrange(columns, rows, layout=layout)
+    for name in ("jobs", "requests", "streams", "log"):
+        assert name not in boxes or boxes[name].rows >= 2, name

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from engine.errors import RunnerUnreachable
 from engine.job import JobState
-from engine.protocol import Counts, Delta, Pause, RunningRequest, Text, WatchRequests
+from engine.protocol import Counts, Delta, Pause, Reply, RunningRequest, Snapshot, Text, WatchRequests
 from engine.workspace import Workspace
 from tests.control_kit import Scripted, eventually, job, remove, scripted, short_folder, workspace_at
 from tests.tui_kit import make_desk
+from tui import link
 from tui.desk import Desk
 from tui.link import RunnerLink
 
@@ -144,3 +147,85 @@ async def test_two_screens_see_the_same() -> None:
         await second.close()
         runner.change(job("evals-1", JobState.DONE))
         await eventually(lambda: first.desk.mirror.jobs["evals-1"].state == JobState.DONE)
+
+
+class Runner:
+    """What a link needs of a client, with an end that the test decides."""
+
+    def __init__(self, *, parted: bool) -> None:
+        self.snapshot = Snapshot(seq=0)
+        self.parted, self.goodbye, self.alive = parted, "it was stopped" if parted else "", True
+        self.over = asyncio.Event()
+        self.got: list[object] = []
+
+    async def events(self) -> AsyncIterator[Text]:
+        await self.over.wait()
+        self.alive = False
+        return
+        yield  # a generator, although it has nothing to say
+
+    async def command(self, command: object) -> Reply:
+        self.got.append(command)
+        return Reply(id=0, sentence="done")
+
+    async def close(self) -> None:
+        self.alive = False
+
+
+class Workplace:
+    """Runners that come when they are started, and a clock that goes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, parted: bool) -> None:
+        self.now = 1000.0
+        self.asked: list[bool] = []
+        self.runners: list[Runner] = []
+        self._parted = parted
+        monkeypatch.setattr(link, "connect", self._connect)
+        monkeypatch.setattr(link, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(link, "LOOK_AGAIN_S", 0.001)
+        self.screen = Screen(Workspace(Path("/nowhere")), start=True)
+
+    async def _connect(self, workspace: Workspace, *, start: bool, client: str) -> Runner:
+        del workspace, client
+        self.asked.append(start)
+        if not start:
+            raise RunnerUnreachable("no runner is alive")
+        self.runners.append(Runner(parted=self._parted))
+        return self.runners[-1]
+
+    async def looked(self, times: int = 3) -> list[bool]:
+        """Whether it started one, each of the next times that it looked."""
+        before = len(self.asked)
+        await eventually(lambda: len(self.asked) >= before + times)
+        return self.asked[before : before + times]
+
+
+async def test_a_runner_that_died_is_started_again_but_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Workplace(monkeypatch, parted=False)
+    try:
+        await eventually(lambda: place.screen.connected == 1)
+        assert place.asked == [True]
+        place.runners[0].over.set()
+        assert not any(await place.looked())  # it was started only just now
+        place.now += link.RESTART_S + 1
+        await eventually(lambda: place.screen.connected == 2)
+        assert "died" in place.screen.desk.mirror.incidents[-2].message
+    finally:
+        await place.screen.close()
+
+
+async def test_a_runner_that_left_in_order_comes_back_for_a_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Workplace(monkeypatch, parted=True)
+    try:
+        await eventually(lambda: place.screen.connected == 1)
+        await place.screen.link.watch(WatchRequests(id=0, job="evals-1", auto=3))
+        place.now += 100 * link.RESTART_S
+        place.runners[0].over.set()
+        assert not any(await place.looked())
+        assert (await place.screen.link.command(Pause(id=0, job="evals-1"))).sentence == "done"
+        assert place.screen.connected == 2
+        await place.screen.link.watch(WatchRequests(id=0, job="evals-1", auto=3))
+        # A new runner has not heard what the old one was asked.
+        assert [type(c).__name__ for c in place.runners[1].got] == ["Pause", "WatchRequests"]
+    finally:
+        await place.screen.close()

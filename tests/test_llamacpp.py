@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as c
 import numpy as np
 import pytest
 
-from engine.backends import llamacpp, llamacpp_grammar, llamacpp_log, llamacpp_loop
+from engine.backends import llamacpp, llamacpp_grammar, llamacpp_log, llamacpp_loop, llamacpp_sampling
 from engine.backends.base import EngineBroken, EngineLoadError, Generation, Sampling
 from engine.backends.llamacpp_grammar import SchemaUnusable, compile_schema
 from engine.backends.llamacpp_loop import Loop
@@ -643,14 +643,14 @@ async def test_a_grammar_that_hangs_in_mid_run_fails_its_request_and_then_the_en
     """Nobody can end a native call; the worker's process must, and it hears of it with the next heartbeat."""
     monkeypatch.setattr(llamacpp_loop, "GRAMMAR_S", 0.2)
     release = threading.Event()
-    choose = llamacpp_loop.Sampler.choose
+    choose = llamacpp_sampling.Sampler.choose
 
     def hang(sampler, row, constraint=None):
         if constraint is not None:
             release.wait(30)
         return choose(sampler, row, constraint)
 
-    monkeypatch.setattr(llamacpp_loop.Sampler, "choose", hang)
+    monkeypatch.setattr(llamacpp_sampling.Sampler, "choose", hang)
     async with loaded(endless, slots=2) as rig:
         schema = json.dumps({"type": "string"})
         guilty = asyncio.create_task(rig.run(sampling=Sampling(temperature=0, json_schema=schema)))

@@ -89,8 +89,33 @@ def test_the_job_is_named_where_there_are_several():
         "nightly-1          news 2",
         "                   news 3",
         "evals-1            running",
-        "evals-1            new job asked: evals-1 is queued",
+        "evals-1            new job asked: queued",
     ]
+
+
+def test_the_name_is_not_said_again_behind_its_column():
+    desk = make_desk(
+        incidents=[
+            incident(1, kind="state", message="evals-1 running"),
+            incident(2, kind="command", message="pause asked: evals-1 pauses when its 4 running requests are through"),
+            incident(3, kind="command", job="big-1", message="new job asked: big-1 is queued, 1 ahead of it"),
+        ]
+    )
+    assert [row[16:].rstrip() for row in look(Log(), desk, 120)] == [
+        "evals-1            running",
+        "evals-1            pause asked: pauses when its 4 running requests are through",
+        "big-1              new job asked: queued, 1 ahead of it",
+    ]
+    assert "pause asked: evals-1 pauses" in look(Log(), desk, 80)[1], "no column, no other name"
+
+
+def test_no_row_stands_without_its_beginning():
+    desk = make_desk(incidents=[incident(n, message=f"news {n} " + "word " * 12) for n in range(4)])
+    rows = look(Log(), desk, 60, 5)
+    assert [row.split()[1:3] for row in rows if row.startswith(" 2")] == [["news", "2"], ["news", "3"]]
+    assert rows[0] == ""
+    one = make_desk(incidents=[incident(1, message="word " * 60)])
+    assert len(look(Log(), one, 60, 4)) == 4
 
 
 def test_long_words_wrap_under_themselves_or_are_cut():

@@ -241,7 +241,7 @@ async def test_the_memory_screen_closes(key: str) -> None:
     app = ScreenApp(make_desk(), MemoryScreen())
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
-        assert screen_text(app)[0].startswith("─ memory: who holds how much")
+        assert screen_text(app)[0].startswith("─ memory who holds how much")
         await pilot.press(key)
         await pilot.pause()
         assert app.results == [None]

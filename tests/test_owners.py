@@ -47,6 +47,11 @@ def test_ram_adds_up(used: int, memory: dict[str, int], offloaded: bool, runner:
         assert not {"weights", "kv", "compute"} & set(owners), "they are counted on the GPU"
 
 
+def test_a_driver_that_tells_nonsense_makes_no_negative_owner() -> None:
+    owners, _ = of_gpu(_gpu(-5, 100), FIGURES, gpus=1)
+    assert owners == {}
+
+
 def test_a_card_with_known_process() -> None:
     owners, estimated = of_gpu(_gpu(13_000 * MIB, 12_000 * MIB), FIGURES, gpus=1)
     assert owners == {

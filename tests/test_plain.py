@@ -93,3 +93,19 @@ def test_summary_adds_up():
 )
 def test_duration(seconds: float, text: str):
     assert plain.duration(seconds) == text
+
+
+def test_a_gpu_that_tells_nothing_is_not_no_gpu() -> None:
+    silent = Reading(t=1, devices=[DeviceReading(name="RTX", kind="gpu"), *RAM.devices])
+    assert plain.memory(silent) == ""
+    assert plain.memory(RAM) == "RAM 3.0/8.0 GiB, 5.0 GiB free (no GPU)"
+
+
+@pytest.mark.parametrize(("n", "words"), [(0, "0 errors"), (1, "1 error"), (2, "2 errors"), (4188, "4 188 errors")])
+def test_one_is_not_many(n: int, words: str) -> None:
+    assert plain.several(n, "error") == words
+
+
+def test_without_thresholds_memory_has_no_state() -> None:
+    assert plain.memory_state(RAM.devices[0]) == ""
+    assert plain.memory_state(DeviceReading(name="RTX", kind="gpu", warn_free=2, critical_free=1)) == ""

@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from engine.job import JobState
 from engine.output import error_line
-from engine.protocol import Counts, DeviceReading, IncidentView, RequestError
-from engine.record import RunRecord
+from engine.protocol import Counts, DeviceReading, EngineSettings, IncidentView, RequestError
+from engine.record import RunRecord, Session
 from engine.report import Sample, chart, markdown, write_report
 
 RECORD = RunRecord(
@@ -36,6 +37,14 @@ def test_figures_are_those_of_the_record():
     assert "10: 8 succeeded, 2 failed" in text
     assert "2,000 generated, 100 a second" in text
     assert "report.svg" not in text
+
+
+@pytest.mark.parametrize(("n", "words"), [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")])
+def test_one_is_not_many(n: int, words: str):
+    record = msgspec.structs.replace(RECORD, sessions=[Session(started=0.0)] * n, engine=EngineSettings(slots=n))
+    text = markdown(record, [], Counter(), charted=False)
+    assert f"in {words} |" in text
+    assert f"{words.replace('session', 'slot')} of" in text
 
 
 def test_foreign_text_can_not_act():

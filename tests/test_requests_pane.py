@@ -301,6 +301,28 @@ async def test_waiting_rows_that_run_are_shown_running() -> None:
         assert "waiting 8 of" in rows[0]
 
 
+async def test_one_that_runs_has_its_figures_on_top_only() -> None:
+    desk = make_desk()
+    pane = RequestsPane()
+    files = Files(10, lambda i: RequestRow(custom_id=f"r{i}", line=i + 1, state="waiting"))
+    run_now(
+        desk,
+        RunningRequest(key=1, custom_id="r2", line=3, generated=40, max_tokens=600, job="evals-1", started=NOW - 5),
+    )
+    async with PaneApp(pane, desk).run_test(size=(100, 14)) as pilot:
+        for _ in range(2):
+            pane.redraw()
+            files.feed(desk)
+        pane.redraw()
+        await pilot.pause()
+        rows = [row for row in screen_text(pilot.app) if " r2 " in row]
+        assert len(rows) == 2
+        assert "40/600" in rows[0]
+        assert "line" in rows[1]
+        assert "in a slot: see the top of the list" in rows[1]
+        assert "600" not in rows[1]
+
+
 async def test_left_and_right_go_from_one_running_request_to_the_next() -> None:
     desk = make_desk(running=running(3))
     async with PaneApp(pane := RequestsPane(), desk).run_test(size=(80, 8)):

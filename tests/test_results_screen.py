@@ -116,6 +116,33 @@ async def test_it_opens_at_the_request_it_was_asked_for(tmp_path: Path) -> None:
         assert run.details == ["req-765432"]
 
 
+async def test_one_key_leads_back_from_where_one_led_in(tmp_path: Path) -> None:
+    async with opened(Run(), tmp_path, custom_id="req-000003") as (app, pilot):
+        await press(app, pilot, "escape")
+        assert app.screen is not app.results
+
+
+async def test_a_request_chosen_among_failed_ones_stays_among_them(tmp_path: Path) -> None:
+    desk = make_desk(running=[])
+    desk.view.which = Which.FAILED
+    async with opened(Run(), tmp_path, desk=desk) as (app, _):
+        assert app.results.list.which is Which.ALL, "v shows all"
+        failed = next(row.custom_id for row in app.results.list.window._spans[0].rows if row.state == "failed")
+    async with opened(Run(), tmp_path, desk=desk, custom_id=failed) as (app, pilot):
+        assert app.results.list.which is Which.FAILED
+        assert app.results.list.selected == failed
+        await press(app, pilot, "escape")
+        assert app.screen is not app.results, "the filter was there before"
+
+
+async def test_once_in_the_list_esc_goes_step_by_step_again(tmp_path: Path) -> None:
+    async with opened(Run(), tmp_path, custom_id="req-000003") as (app, pilot):
+        await press(app, pilot, "tab", "enter", "escape")
+        assert app.focused is app.results.list
+        await press(app, pilot, "escape")
+        assert app.screen is not app.results
+
+
 async def test_parts_go_round_and_the_request_scrolls(tmp_path: Path) -> None:
     async with opened(Run(), tmp_path) as (app, pilot):
         seen = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import client as clients
-from engine import protocol
+from engine import protocol, starting
 from engine.errors import ExitCode, FingerprintChanged, ModelNotFound, RunnerUnreachable
 from engine.job import JobState
 from engine.protocol import RunSettings
@@ -156,8 +156,8 @@ def _workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     folder = short_folder()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     yield workspace_at(folder)
-    while clients._started:
-        clients._started.pop().wait(20)
+    while starting.started:
+        starting.started.pop().wait(20)
     remove(folder)
 
 

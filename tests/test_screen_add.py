@@ -125,7 +125,7 @@ async def test_the_newest_file_is_queued_with_two_keys(workspace: Workspace) -> 
         await pilot.press("enter")
         text = await settled(pilot)
         assert "2 requests" in text
-        assert "every line holds" in text
+        assert "every line is good" in text
         assert "built in" in text
         await pilot.press("enter")
         await pilot.pause()
@@ -204,7 +204,7 @@ async def test_bad_lines_are_shown_and_only_the_good_ones_can_run(workspace: Wor
         await settled(pilot)
         await pilot.press("enter")
         text = await settled(pilot)
-        assert "2 lines do not hold, 1 can run" in text
+        assert "2 bad lines, 1 can run" in text
         assert "line 2 error" in text
         await pilot.press("enter")
         text = await settled(pilot)
@@ -253,7 +253,7 @@ async def test_a_file_that_is_no_batch_says_so_and_another_is_chosen(workspace: 
         await waits(pilot)
         assert app.answer == NONE_YET
         await pilot.press("o", "down", "enter")
-        assert "every line holds" in await settled(pilot)
+        assert "every line is good" in await settled(pilot)
         await pilot.press("enter")
         await pilot.pause()
         assert app.answer == AddChoice(str(good), RunSettings())
@@ -305,11 +305,11 @@ async def test_hostile_names_are_drawn_safely_and_submitted_truly(workspace: Wor
         await pilot.press("tab")  # the name goes into the field, as people may see it
         assert harmless(await settled(pilot))
         for _ in range(2):  # a folder first, where the name has a slash
-            if "every line holds" not in text:
+            if "every line is good" not in text:
                 await pilot.press("enter")
                 text = await settled(pilot)
                 assert harmless(text)
-        assert "every line holds" in text
+        assert "every line is good" in text
         await pilot.press("enter")
         await pilot.pause()
         assert app.answer == AddChoice(str(path), RunSettings())
@@ -461,9 +461,9 @@ async def test_a_limit_checks_only_so_many(workspace: Workspace) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press("enter")
-        assert "1 line does not hold" in await settled(pilot)
+        assert "1 bad line" in await settled(pilot)
         await pilot.press("up", *"1")
-        assert "every line holds" in await settled(pilot)
+        assert "every line is good" in await settled(pilot)
 
 
 async def test_a_broken_settings_file_is_said_and_nothing_is_queued(workspace: Workspace) -> None:
@@ -512,7 +512,7 @@ async def test_ascii_terminals_get_ascii(workspace: Workspace) -> None:
         assert (await settled(pilot)).isascii()
         await pilot.press("enter")
         text = await settled(pilot)
-        assert "1 line does not hold" in text
+        assert "1 bad line" in text
         assert text.isascii()
         await pilot.press("up")
         assert (await settled(pilot)).isascii()

@@ -45,7 +45,7 @@ def blocked(action: str) -> str | None:
     ],
 )
 async def test_confirming(keys: list[str], answer: bool) -> None:
-    app = DialogApp(ConfirmScreen(*ledger.abort_job(job_view())))
+    app = DialogApp(ConfirmScreen(*ledger.abort_jobs([job_view()])))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         await pilot.press(*keys)
@@ -81,7 +81,7 @@ async def test_without_a_yes_it_only_tells() -> None:
 
 async def test_ascii_terminals_get_ascii_frames() -> None:
     for screen in (
-        ConfirmScreen(*ledger.abort_job(job_view())),
+        ConfirmScreen(*ledger.abort_jobs([job_view()])),
         AskScreen("Find"),
         HelpScreen(KeyTable(), "main", blocked, "jobs"),
         CommandsScreen(KeyTable(), blocked),

@@ -55,6 +55,17 @@ def test_newest_first_then_folders_then_nothing_hidden(root: Path) -> None:
     assert names(files.listing("deep/", root, root)) == ["x.jsonl"]  # of batches/, as the list shows it
 
 
+def test_a_name_typed_in_full_comes_before_newer_ones_that_only_begin_so(tmp_path: Path) -> None:
+    (tmp_path / "batches").mkdir()
+    for i, name in enumerate(("evals_10.jsonl", "evals_100.jsonl", "evals_1.jsonl")):
+        path = tmp_path / "batches" / name
+        path.write_text("{}\n")
+        os.utime(path, (i, i))
+    for typed in ("evals_10", "batches/evals_10", "evals_10.jsonl"):
+        assert files.listing(typed, tmp_path, tmp_path).entries[0].path.name == "evals_10.jsonl"
+    assert files.listing("evals", tmp_path, tmp_path).entries[0].path.name == "evals_1.jsonl", "the newest"
+
+
 def test_completion_is_of_letters_in_common(root: Path) -> None:
     put(root / "batches" / "evals-1.jsonl")
     put(root / "batches" / "evals-20.jsonl")
@@ -202,9 +213,9 @@ def test_a_check_in_words() -> None:
     assert "42%" in text_of(check.head(running))[0]
     assert check.why_not_queued(running, skip_invalid=False) == ""
     good = told(summary(10_000, 0))
-    assert text_of(check.head(good)) == ["10 000 requests  3 MiB  /v1/e", "every line holds"]
+    assert text_of(check.head(good)) == ["10 000 requests  3 MiB  /v1/e", "every line is good"]
     one = told(summary(1, 0, warnings=1, by_code={"model_missing": 1}))
-    assert text_of(check.head(one)) == ["1 request  3 MiB  /v1/e", "every line holds, 1 remark  (1 model_missing)"]
+    assert text_of(check.head(one)) == ["1 request  3 MiB  /v1/e", "every line is good, 1 remark  (1 model_missing)"]
 
 
 def test_bad_lines_need_consent() -> None:

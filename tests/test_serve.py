@@ -142,6 +142,36 @@ async def test_the_server_ends_although_a_screen_does_not(tmp_path: Path, monkey
     assert "the run goes on" in it.said.getvalue().splitlines()[-1]
 
 
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "os.kill(os.getpid(), 9)"])
+async def test_a_page_is_told_when_its_screen_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """However it ended: the page says so, and offers to open it again."""
+    fake_screen(tmp_path, monkeypatch, end)
+    async with (
+        served(tmp_path) as it,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{it.link}ws") as socket,
+    ):
+        await socket.receive_bytes(timeout=PATIENCE_S)
+        await socket.send_json(["stdin", "q"])
+        await socket.receive_bytes(timeout=PATIENCE_S)
+        assert (await socket.receive(timeout=PATIENCE_S)).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_page_is_told_when_its_screen_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starter = tmp_path / "starter"
+    starter.write_text("#!/bin/sh\nexit 1\n")
+    starter.chmod(0o755)
+    monkeypatch.setattr(web.sys, "executable", str(starter))
+    async with (
+        served(tmp_path) as it,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{it.link}ws") as socket,
+    ):
+        assert (await socket.receive(timeout=PATIENCE_S)).type is aiohttp.WSMsgType.CLOSE
+
+
 async def test_only_so_many_screens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_screen(tmp_path, monkeypatch, "sys.stdin.buffer.read()")
     monkeypatch.setattr(web, "CLOSE_S", 0.2)

@@ -20,7 +20,7 @@ from tui.glyphs import ASCII
 from tui.panes.pane import first_difference, last_difference
 from tui.panes.streams import StreamsPane
 from tui.text import cells
-from tui.view import Channels
+from tui.view import Channels, View
 
 R, A, T = Channel.REASONING, Channel.ANSWER, Channel.TOOL
 WORDS = ["the", "scheduler", "decides", "how", "many", "slots", "may", "grow", "at", "once", "outside", "its", "pool"]
@@ -97,7 +97,7 @@ def test_nobody_is_taken_away_from_a_text_that_is_being_read():
     feed.at += 100
     assert look(streams, feed.desk)[0] == "22"
     streams.act(feed.desk, "bottom")
-    assert look(streams, feed.desk) == [" its text arrives in a moment"]
+    assert look(streams, feed.desk) == [" 272 tokens so far, no text of them yet"]
 
 
 def test_a_chosen_request_wins_where_anything_is_known_of_it():
@@ -112,8 +112,20 @@ def test_a_chosen_request_wins_where_anything_is_known_of_it():
     feed.at += 100
     assert look(streams, feed.desk) == ["third"]
     feed.desk.view.request = "one that waits"
-    assert look(streams, feed.desk)[0] == " its text arrives in a moment"
+    assert look(streams, feed.desk)[0] == " 272 tokens so far, no text of them yet"
     assert streams.focus == ("evals-1", "req-004190")
+
+
+def test_a_text_at_rest_goes_with_its_job():
+    feed, streams = Feed(), Streams()
+    feed.say(0, "first")
+    look(streams, feed.desk)
+    feed.left()
+    feed.at += 100
+    assert look(streams, feed.desk) == ["first"]
+    feed.desk.view.select_job("big-1")
+    assert streams.choose(feed.desk) == {}
+    assert streams.focus is None
 
 
 def test_left_and_right_go_round_the_running_ones_and_choose():
@@ -252,6 +264,7 @@ def test_a_plain_answer_has_no_heading_and_several_choices_have():
         ({"prompt_tokens": 1204}, "prefill: 1 204 tokens of prompt"),
         ({}, "waiting for a slot"),
         ({"prompt_tokens": 5, "generated": 3}, "its text arrives in a moment"),
+        ({"prompt_tokens": 5, "generated": 286}, "286 tokens so far, no text of them yet"),
     ],
 )
 def test_before_there_is_text(fields: dict[str, int], words: str):
@@ -284,7 +297,7 @@ def test_a_channel_without_text_says_so():
     feed = Feed()
     feed.say(0, "hmm", R)
     feed.desk.view.channels = Channels.ANSWER
-    assert look(Streams(), feed.desk) == [" no answer yet: it is reasoning"]
+    assert look(Streams(), feed.desk) == [" no answer yet: it is reasoning (312 tokens so far)"]
 
 
 def test_the_title_names_the_channel_where_its_heading_is_out_of_view():
@@ -299,6 +312,17 @@ def test_the_title_names_the_channel_where_its_heading_is_out_of_view():
     feed.desk.view.channels = Channels.REASONING
     look(streams, feed.desk)
     assert "reasoning only" in title(streams, feed.desk)
+
+
+def test_the_title_names_the_job_where_another_one_is_selected():
+    feed, streams = Feed(), Streams()
+    feed.say(0, "hello")
+    feed.desk.view.job = "evals-1"
+    look(streams, feed.desk)
+    assert " of " not in title(streams, feed.desk).partition("|")[0].replace("1 of 4", "")
+    feed.desk.view.job = "big-1"
+    look(streams, feed.desk)
+    assert title(streams, feed.desk).startswith("req-004189 of evals-1  1 of 4")
 
 
 def test_titles_of_further_streams_say_whose_and_what():
@@ -492,3 +516,25 @@ async def test_the_pane_at_80_columns():
         assert pane.focus_of(feed.desk) == ("evals-1", "req-004189")
         await pilot.resize_terminal(40, 6)
         assert screen_text(app)[0].startswith("─ 5 streams req-0041")
+
+
+async def test_a_text_from_the_files_is_read_from_its_beginning() -> None:
+    desk = make_desk(View(job="evals-1", request="old-1", chosen=True), running=[])
+    answer = "\n".join(f"line {n}" for n in range(40))
+    desk.transcripts.adopt("evals-1", "old-1", [(Channel.ANSWER, answer)], finish="stop", tokens=80, now=NOW)
+    async with PaneApp(pane := StreamsPane(), desk).run_test(size=(80, 8)) as pilot:
+        pane.redraw()
+        await pilot.pause()
+        rows = screen_text(pilot.app)
+        assert "old-1" in rows[0]
+        assert "FOLLOW" not in rows[0]
+        assert rows[1] == "line 0"
+        assert pane.act("bottom")
+        pane.redraw()
+        await pilot.pause()
+        assert "line 39" in "\n".join(screen_text(pilot.app))
+        assert desk.view.follow
+        assert pane.act("top")
+        pane.redraw()
+        await pilot.pause()
+        assert "line 0" in "\n".join(screen_text(pilot.app))

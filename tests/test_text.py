@@ -124,3 +124,10 @@ def test_a_million_different_characters_are_not_all_remembered():
     cells(safe(everything))
     assert len(module._WIDTHS) <= 20_000  # pyright: ignore[reportPrivateUsage]
     assert len(module._DOOR) <= 21_000  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_cut_takes_no_more_than_it_must() -> None:
+    assert fit("abcdef", 4) == "abc…"
+    assert fit("ab界界", 5) == "ab界…"
+    assert fit("ab界界", 4) == "ab…"  # half a character is none
+    assert fit("abcd", 4) == "abcd"

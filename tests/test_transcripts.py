@@ -245,9 +245,12 @@ def test_all_characters_together_are_bounded(monkeypatch: pytest.MonkeyPatch):
     texts = Transcripts()
     for i in range(100):
         texts.take(text(Delta(key=1, text="y" * 5000, offset=i * 5000)), [run(1)])
+        transcript = texts.get("j", "r1")
+        assert transcript is not None
+        # A bite of the oldest goes, not more.
+        assert min(5000 * i, 80_000) < transcript.chars <= 100_000
     transcript = texts.get("j", "r1")
     assert transcript is not None
-    assert transcript.chars <= 100_000
     assert transcript.chars == sum(map(len, transcript.blocks[0].lines))
 
 
@@ -285,3 +288,24 @@ def test_every_change_has_another_version():
     versions.append(transcript.version)
     assert len(set(versions)) == len(versions)
     assert transcript.empty
+
+
+def test_the_beginning_of_a_repetition_replaces_nothing_yet():
+    broken = one(Delta(key=1, text="abc"), Delta(key=1, text="xyz", offset=6))
+    shown = said(broken)
+    broken.add(Delta(key=1, text="abc"))
+    assert said(broken) == shown
+    broken.add(Delta(key=1, text="abcdefxyz!"))
+    assert said(broken) == ["abcdefxyz!"]
+    assert broken.is_whole()
+
+
+def test_a_request_that_runs_again_has_not_ended_with_its_first_run():
+    texts = Transcripts()
+    texts.note_running([run(1, "a")], 1.0)
+    texts.take(text(Delta(key=1, text="first")), [])
+    texts.note_running([run(2, "a")], 2.0)
+    again = texts.get("j", "a")
+    assert again is not None
+    assert again.ended is None
+    assert again.empty

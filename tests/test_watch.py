@@ -41,8 +41,9 @@ from engine.protocol import (
 )
 from engine.workspace import Workspace
 from tests.control_kit import Scripted, job, remove, scripted, short_folder, workspace_at
+from tui.plain import memory_state
 from tui.state import Mirror
-from tui.watch import PROGRESS_S, Lines, memory_line, memory_state
+from tui.watch import PROGRESS_S, Lines, memory_line
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIL = "id\x1b]0;owned\x07\x9b31m\u202e\r\n[/x]"

@@ -259,3 +259,36 @@ def test_no_row_of_another_selection_is_ever_shown(steps: list[str]) -> None:
                 pass
         shown = it.row(0)
         assert shown is None or shown.custom_id == f"{it.query}:0"
+
+
+def test_what_was_looked_at_long_ago_is_given_up() -> None:
+    it, reader = window(), Reader(names(100_000))
+    for page in range(SPANS + 1):
+        it.show(page * 1000, 10)
+        settle(it, reader, float(page))
+    assert it.row(0) is None
+    assert all(it.row(page * 1000) is not None for page in range(1, SPANS + 1))
+
+
+def test_rows_that_move_are_not_mixed_with_older_ones() -> None:
+    it, reader = window(Which.FAILED), Reader(names(5000))
+    settle(it, reader, 0.0)
+    reader.names = ["new", *reader.names]
+    it.refresh(1)
+    it.show(2000, 10)
+    settle(it, reader, 1.0)
+    assert it.row(0) is None  # r0 stood there; who stands there now has to be asked
+
+
+def test_a_place_that_somebody_else_has_now_is_not_told() -> None:
+    it, reader = window(), Reader(names(500))
+    settle(it, reader, 0.0)
+    assert it.place("r15") == 15
+    reader.names = [f"n{i}" for i in range(500)]
+    it.refresh(1)
+    it.show(20, 10)
+    settle(it, reader, 1.0)
+    row = it.row(15)
+    assert row is not None
+    assert row.custom_id == "n15"
+    assert it.place("r15") is None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import GptossError
 from engine.protocol import Submit
-from tui import can
+from tui import can, plain
 from tui.keys import PANES
 from tui.layout import arrange
 from tui.orders import Orders
@@ -305,7 +305,8 @@ class Actions:
     def _wall(self, _: str) -> None:
         view = self._app.desk.view
         view.wall = WALLS[(WALLS.index(view.wall) + 1) % len(WALLS)] if view.wall in WALLS else WALLS[0]
-        self._app.notice(SafeText(f"up to {view.wall} further streams, where there is room"))
+        words = f"up to {plain.several(view.wall, 'further stream')}, where there is room"
+        self._app.notice(SafeText(words if view.wall else "one stream only"))
 
     def _zoom(self, _: str) -> None:
         view = self._app.desk.view
@@ -353,6 +354,7 @@ class Actions:
             return
         now = "light" if self._app.theme == themes["dark"] else "dark"
         self._app.theme = themes[argument or now]
+        self._app.notice(SafeText(f"theme: {argument or now}"))
 
     def _suspend(self, _: str) -> None:
         if not self._app.can_suspend:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.console import RenderableType
+from textual import events
 from textual.app import App, ScreenStackError
 from textual.binding import BindingType
 from textual.driver import Driver
@@ -19,15 +22,15 @@ from textual.worker import WorkerFailed
 from engine.job import ACTIVE, JobState
 from engine.protocol import Snapshot, Submit
 from engine.workspace import Workspace
-from tui import can, meanwhile, plain
+from tui import can, clipboard, meanwhile, plain
 from tui.actions import Actions
 from tui.browser import Browser
 from tui.desk import Desk
 from tui.driver import SteadyDriver
 from tui.glyphs import ASCII, UNICODE
-from tui.keys import KeyTable
+from tui.keys import KEYS, KeyTable
 from tui.link import RunnerLink
-from tui.look import Look
+from tui.look import Look, grounds
 from tui.notice import Level
 from tui.pace import Pace
 from tui.remote import Terminal
@@ -36,8 +39,16 @@ from tui.state import Mirror
 from tui.text import SafeText, one_line
 from tui.view import View
 
+CHANGES = frozenset(key.action for key in KEYS if key.changes)
+
 NOTICE_S = {"info": 6.0, "warn": 10.0, "error": 15.0}
 """How long a message stays on the key line; an error also until the next key."""
+
+PASTED_S = 0.02
+"""Two different keys nearer to each other were not typed: somebody pasted a text, or leans on the keyboard."""
+
+READ_S = 0.3
+"""Nobody reads a question in less: an answer that comes sooner was meant for something else."""
 
 TICK_S = 0.25
 """The finest step of time: every redraw happens on one."""
@@ -81,10 +92,15 @@ class GptossApp(App[int], inherit_bindings=False):
         self.actions = Actions(self)
         self.pace = Pace(terminal.hz)
         self.farewell: list[SafeText] = []
+        self.fault = ""
+        """The traceback of what closed the screen."""
         self.crash_file: Path | None = None
+        self._failed_panes: dict[str, Path | None] = {}
         self._add = list(add)
         self._notice: tuple[SafeText, Level, float] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._key = ("", float("-inf"))
+        self._pasted = False
         self._main = MainScreen(self.keys)
         self.theme = theme or _theme(terminal)
 
@@ -93,22 +109,40 @@ class GptossApp(App[int], inherit_bindings=False):
     def start(self) -> int:
         """Run until the person leaves. Never shows a traceback: a fault is written to a file that is named."""
         self.run(mouse=self.desk.terminal.mouse)
-        if self.crash_file is not None:
-            self.farewell = [
-                SafeText("a fault of this program closed the screen; the run was not touched and goes on"),
-                one_line(f"what happened is in {self.crash_file}; `gptoss-tui` opens the screen again"),
-            ]
+        if self.fault:
+            self.farewell = [SafeText("a fault of this program closed the screen; the run was not touched and goes on")]
+            if self.crash_file is not None:
+                where = f"what happened is in {self.crash_file}"
+            else:
+                where = f"it could not be written to a file: {self.fault.strip().splitlines()[-1]}"
+            self.farewell.append(one_line(f"{where}; `gptoss-tui` opens the screen again"))
+        if isinstance(self._driver, SteadyDriver) and self._driver.stuck:
+            self.farewell = []  # it would wait for a terminal that does not read, or is gone
         return self.return_code or 0
+
+    def ended_by(self, number: int) -> None:
+        """A signal, or a terminal that is gone: leave as `q` does. The run goes on."""
+        self.leave()
+        self.exit(return_code=128 + number)
 
     def get_default_screen(self) -> Screen[Any]:
         return self._main
 
     def on_mount(self) -> None:
         self.animation_level = "none"
+        self.watch(self, "theme", self._dress)
         self.spawn(self.link.run(), "link")
         self.set_interval(TICK_S, self.tick, name="tick")
         if self.keys.problems:
             self.notice(one_line(self.keys.problems[0]), "warn")
+
+    def _dress(self, theme: str) -> None:
+        """Colours that can be read on this ground; in a browser the ground is ours too."""
+        light = theme == "ansi-light"
+        self.desk.look = Look(colour=self.desk.terminal.colour, light=light)
+        if self.desk.terminal.web and self._driver is not None:
+            self._driver.write(grounds(light=light))
+        self.full_redraw()
 
     async def on_unmount(self) -> None:
         for task in list(self._tasks):
@@ -134,8 +168,29 @@ class GptossApp(App[int], inherit_bindings=False):
         if isinstance(error, WorkerFailed):
             error = error.error  # with the place where it happened
         text = "".join(traceback.format_exception(error)) if error is not None else traceback.format_exc()
-        self.crash_file = _write_crash(self.workspace, text)
+        if not self.fault:  # what comes after the first follows from it
+            self.fault = text
+            self.crash_file = _write_crash(self.workspace, text)
         self._close_messages_no_wait()
+
+    def pane_failed(self, name: str, error: Exception) -> SafeText | None:
+        """What to show in place of a pane that can't be drawn; None: let the fault end the program (tests).
+
+        The others go on: somebody may be watching a run for which this one does not matter.
+        """
+        if self.is_headless:
+            return None
+        if name not in self._failed_panes:
+            self._failed_panes[name] = _write_crash(self.workspace, "".join(traceback.format_exception(error)))
+        where = self._failed_panes[name]
+        told = f"what happened is in {where}" if where is not None else f"{type(error).__name__}: {error}"
+        return one_line(f"a fault of this program: {name} can't be drawn. The run goes on; {told}")
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """Textual's other way to end with a traceback."""
+        del renderables
+        self._return_code = 1
+        self._fatal_error()
 
     def _connected(self) -> None:
         submits, self._add = self._add, []
@@ -182,11 +237,28 @@ class GptossApp(App[int], inherit_bindings=False):
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and isinstance(self._driver, SteadyDriver):
+            # `time` is when it was read, however late it is looked at.
+            self._pasted = event.key != self._key[0] and event.time - self._key[1] < PASTED_S
+            self._key = (event.key, event.time)
+        elif isinstance(event, events.MouseDown):
+            self._pasted, self._key = False, ("", event.time)
+        await super().on_event(event)
+
+    def heeds(self, shown: float) -> bool:
+        """Whether the last key can be the answer to a question that is shown since then (monotonic)."""
+        typed = isinstance(self._driver, SteadyDriver)
+        return not typed or (not self._pasted and self._key[1] - shown >= READ_S)
+
     def do(self, action: str, argument: str = "") -> None:
         """Do what a key or a command asks, or say why not."""
         reason = self.why_not(action)
         if reason is not None:
             self.notice(one_line(reason), "warn")
+            return
+        if self._pasted and action in CHANGES:
+            self.notice(SafeText("keys came all at once, as pasted text does: those that change the run did nothing"))
             return
         self._notice = None  # it was read: a key was pressed
         self.actions.do(action, argument)
@@ -215,10 +287,22 @@ class GptossApp(App[int], inherit_bindings=False):
     def can_suspend(self) -> bool:
         return self._driver is not None and self._driver.can_suspend
 
-    def writer(self) -> Callable[[str], None] | None:
-        """For sequences to the person's own terminal; None where there is none (tests, a browser)."""
+    def writer(self) -> Callable[[str], object] | None:
+        """For sequences to the person's own terminal; None where there is none (tests, a browser).
+
+        It returns False where the terminal does not take them.
+        """
         driver = self._driver
-        return driver.write if driver is not None and not self.is_headless and not self.is_web else None
+        if driver is None or self.is_headless or self.is_web:
+            return None
+        return driver.write_surely if isinstance(driver, SteadyDriver) else driver.write
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """What Textual's fields do at ctrl+c and ctrl+x, with nothing selected too: that would empty the clipboard."""
+        write = self.writer()
+        decision = clipboard.decide(text, self.desk.terminal, reachable=write is not None)
+        if text and write is not None and decision.sequence:
+            write(decision.sequence)
 
     def toggle_mouse(self) -> bool | None:
         """Switch mouse reports on or off; None where that can't be done."""
@@ -263,17 +347,16 @@ def _driver(app: Any) -> type[Driver] | None:
 
 def _theme(terminal: Terminal) -> str:
     """The terminal's own palette: fewest bytes, and it is what its owner chose."""
-    del terminal
-    return "ansi-dark"
+    return f"ansi-{terminal.theme}"
 
 
 def _write_crash(workspace: Workspace, text: str) -> Path | None:
     """The fault with its traceback, without local variables. None where nothing can be written."""
-    folder = workspace.runner_folder
-    path = folder / f"screen-crash-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError:
-        return None
-    return path
+    name = f"screen-crash-{time.strftime('%Y%m%d-%H%M%S')}"
+    for folder in (workspace.runner_folder, Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return clipboard.write_new(text, folder, name)
+        except OSError:
+            continue
+    return None

@@ -16,10 +16,11 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.client import OFFLINE_COMMAND, environment
+from engine.client import OFFLINE_COMMAND
 from engine.errors import GptossError, RunnerError
 from engine.pages import Answer, Ask, AskDetail, AskFind, AskPage, Detail, Fault, Found, OpenRun, Page
 from engine.protocol import MAX_LINE_BYTES
+from engine.starting import environment
 from engine.workspace import Workspace
 
 TRIES = 2

@@ -10,18 +10,34 @@ from engine.protocol import JobView
 from tui.desk import Desk
 from tui.keys import KEYS
 from tui.text import one_line
+from tui.view import Which
 
 READONLY: Final = "this screen only watches (--readonly)"
 NO_JOB: Final = "there is no job yet: a adds a batch"
+OUT_OF_PLACE: Final = frozenset({READONLY, NO_JOB})
+"""With these reasons a key is not worth a place on the key line, not even a grey one."""
 
 _CHANGES = frozenset(key.action for key in KEYS if key.changes)
 _NEEDS_JOB = frozenset(
     {"pause", "pause_now", "resume", "abort", "abort_job", "put_back", "retry", "later", "earlier", "remove", "results",
-     "mark", "find", "next", "previous", "failures", "which", "editor"}
+     "mark", "find", "next", "previous", "failures", "which", "editor", "channel", "copy", "save", "pager"}
 )  # fmt: skip
+
+TOP: Final = "there is nothing to go back from; q leaves, the run goes on"
+
+JOB_PANES = frozenset({"", "jobs", "requests", "streams"})
+"""Where `enter` goes into a job or a request of it."""
 
 REQUEST_PANES = frozenset({"requests", "streams"})
 """Where `x`, `u` and `enter` mean a request and not its job."""
+
+
+def _can_go_back(desk: Desk, pane: str) -> bool:
+    """Something is zoomed, marked, filtered or chosen, or the jobs are one step up."""
+    view = desk.view
+    narrowed = view.query or view.which is not Which.ALL
+    marked = view.marked_jobs or view.marked_requests
+    return bool(view.zoomed or marked or narrowed or (pane != "jobs" and desk.mirror.jobs))
 
 
 def targets(desk: Desk) -> list[JobView]:
@@ -55,15 +71,23 @@ def why_not(action: str, desk: Desk, pane: str = "") -> str | None:
         case "abort" | "abort_job":
             return _none_of(jobs, abortable, lambda job: f"{one_line(job.id)} is {job.state}: nothing is left to abort")
         case "put_back":
-            return _none_of(jobs, lambda j: j.counts.aborted > 0, lambda j: f"{one_line(j.id)} has no aborted requests")
+            return _none_of(jobs, has_aborted, lambda j: f"{one_line(j.id)} has no aborted requests")
         case "retry":
             return _none_of(jobs, retryable, _not_retryable)
         case "later" | "earlier":
-            return _none_of(jobs, _queued, lambda j: f"only queued jobs can be moved; {one_line(j.id)} is {j.state}")
+            # One at a time, marks or not: several that change places with each other move nobody.
+            selected = [job for job in desk.mirror.queue if job.id == desk.view.job]
+            return _none_of(
+                selected, _queued, lambda j: f"only queued jobs can be moved; {one_line(j.id)} is {j.state}"
+            )
         case "remove":
-            return _none_of(jobs, _rests, lambda j: f"{one_line(j.id)} is {j.state}: pause or abort it first")
+            return _none_of(jobs, removable, lambda j: f"{one_line(j.id)} is {j.state}: pause or abort it first")
         case "stop":
             return None if desk.link.connected else "no background process is running"
+        case "open" if pane in JOB_PANES and not jobs:
+            return NO_JOB
+        case "back" if not _can_go_back(desk, pane):
+            return TOP
         case "copy" | "save" | "pager" | "editor" | "open" if pane == "streams" and not custom_ids:
             return "no request is chosen yet"
         case _:
@@ -89,7 +113,7 @@ def _queued(job: JobView) -> bool:
     return job.state == JobState.QUEUED
 
 
-def _rests(job: JobView) -> bool:
+def removable(job: JobView) -> bool:
     return job.state not in ACTIVE
 
 
@@ -112,11 +136,16 @@ def _not_resumable(job: JobView) -> str:
     return f"{one_line(job.id)} is {job.state} already"
 
 
+def has_aborted(job: JobView) -> bool:
+    return job.counts.aborted > 0
+
+
 def abortable(job: JobView) -> bool:
     return job.state not in (JobState.DONE, JobState.ABORTED)
 
 
 def retryable(job: JobView) -> bool:
+    """It has failed requests that can run again: bad input lines stay bad."""
     return job.counts.failed > job.counts.invalid
 
 

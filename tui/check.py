@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tui.draw.line import Line, Span
 from tui.files import weight
-from tui.plain import count
+from tui.plain import count, several
 from tui.text import SafeText, one_line
 
 SHOWN_PROBLEMS = 200
@@ -90,12 +90,8 @@ class Check:
         self.state, self.why = CheckState.FAILED, why
 
 
-def _several(n: int, what: str) -> str:
-    return f"{count(n)} {what}{'' if n == 1 else 's'}"
-
-
-def _lines_hold(n: int) -> str:
-    return f"{count(n)} line{' does' if n == 1 else 's do'} not hold"
+def _bad_lines(n: int) -> str:
+    return several(n, "bad line")
 
 
 def head(check: Check) -> list[Line]:
@@ -112,18 +108,18 @@ def head(check: Check) -> list[Line]:
 
 
 def _result(check: Check) -> list[Line]:
-    facts = f"{_several(check.requests, 'request')}  {weight(check.size_bytes)}"
+    facts = f"{several(check.requests, 'request')}  {weight(check.size_bytes)}"
     rows: list[Line] = [(Span(facts, "number"), Span(f"  {check.endpoint}" if check.endpoint else ""))]
     if check.notice:
         rows.append((Span(check.notice, "dim"),))
     if check.errors:
-        verdict: Line = (Span(_lines_hold(check.errors), "error"), Span(f", {count(check.good)} can run"))
+        verdict: Line = (Span(_bad_lines(check.errors), "error"), Span(f", {count(check.good)} can run"))
     else:
-        verdict = (Span("every line holds", "ok"),)
+        verdict = (Span("every line is good", "ok"),)
     if check.warnings:
         verdict = (
             *verdict,
-            Span(f", {_several(check.warnings, 'remark')}", "warn"),
+            Span(f", {several(check.warnings, 'remark')}", "warn"),
         )
     if check.codes:
         kinds = ", ".join(f"{count(n)} {code}" for code, n in check.codes[:4])
@@ -155,6 +151,6 @@ def why_not_queued(check: Check, *, skip_invalid: bool) -> SafeText:
     if check.state == CheckState.BAD and not check.good:
         return SafeText("no line of this file can be run: mend it, then choose it again")
     if check.state == CheckState.BAD and not skip_invalid:
-        good = _several(check.good, "good line")
-        return SafeText(f"{_lines_hold(check.errors)}: mend the file, or press g to run the {good} only")
+        good = several(check.good, "good line")
+        return SafeText(f"{_bad_lines(check.errors)}: mend the file, or press g to run the {good} only")
     return SafeText("")

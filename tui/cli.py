@@ -215,6 +215,7 @@ def _workspace(made: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Every failure ends here as a sentence."""
+    _open_what_is_closed()
     console = Console()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -291,6 +292,19 @@ def _tell(error: GptossError, *, as_json: bool) -> None:
     print(f"{PROGRAM}: {safe(error.message)}", file=sys.stderr)
     if error.advice:
         print(f"  {one_line(error.advice)}", file=sys.stderr)
+
+
+def _open_what_is_closed() -> None:
+    """`<&-` and `>&-`: the next file that is opened would take their place, and Python has no stream for them."""
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # stays open
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _silence() -> None:

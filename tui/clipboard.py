@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from engine.workspace import Workspace
 from tui.notice import Level
-from tui.plain import MIB, count, several
+from tui.plain import MIB, several
 from tui.plain import size as mebibytes
 from tui.remote import Terminal
 from tui.text import SafeText, one_line
@@ -30,7 +30,8 @@ SCREEN_CHUNK = 240
 _NO_CLIPBOARD = frozenset({"linux", "dumb", "vt100", "vt220"})
 """Terminals by TERM that show OSC 52 as text or drop it."""
 
-Write = Callable[[str], None]
+Write = Callable[[str], object]
+"""Returns False where the terminal does not take it."""
 
 
 class Outcome(NamedTuple):
@@ -91,7 +92,7 @@ def unusual(text: str) -> str:
     parts = []
     lines = text.count("\n") + (not text.endswith("\n"))
     if lines > 1:
-        parts.append(several(count(lines), "line"))
+        parts.append(several(lines, "line"))
     if found := controls(text):
         more = ", …" if len(found) > 4 else ""
         parts.append(f"holds control characters: {', '.join(found[:4])}{more}")
@@ -175,10 +176,12 @@ async def copy(
     decision = decide(text, terminal, reachable=write is not None)
     if write is None or not decision.sequence:
         return await asyncio.to_thread(save, text, folder, name, root=root, why=decision.why)
-    write(decision.sequence)
+    if write(decision.sequence) is False:
+        why = "the terminal does not take anything now"
+        return await asyncio.to_thread(save, text, folder, name, root=root, why=why)
     remark = ", ".join(part for part in (amount(len(encoded(text))), unusual(text)) if part)
     hint = {
-        "tmux": "; if tmux keeps it: tmux set -s set-clipboard on",
+        "tmux": "; tmux: set-clipboard on",
         "screen": "; screen hands it on where its terminal takes it",
     }.get(terminal.multiplexer, "")
     return Outcome(SafeText(f"sent to your terminal's clipboard ({remark}){hint}"))

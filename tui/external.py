@@ -173,25 +173,24 @@ def _keys_for_the_child() -> Iterator[None]:
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int | str:
     """Exit code, or why it could not start. Raises nothing: an exception inside `suspend` would lose the terminal."""
-    with _keys_for_the_child():
+    try:
+        code = subprocess.run(command, env=dict(environment), check=False).returncode
+    except (OSError, ValueError) as error:
+        return str(error)
+    if _kind(command) in _ENDS_AT_ONCE and sys.__stdin__ is not None and sys.__stdin__.isatty():
         try:
-            code = subprocess.run(command, env=dict(environment), check=False).returncode
-        except (OSError, ValueError) as error:
+            os.write(2, b"\n[enter goes back] ")
+            os.read(0, 1024)
+        except OSError as error:
             return str(error)
-        if _kind(command) in _ENDS_AT_ONCE and sys.__stdin__ is not None and sys.__stdin__.isatty():
-            try:
-                os.write(2, b"\n[enter goes back] ")
-                os.read(0, 1024)
-            except OSError as error:
-                return str(error)
-        return code
+    return code
 
 
 def hand_over(app: App[Any], command: Sequence[str], *, colour: bool = True, instead: str = "") -> Outcome:
     """Give the terminal to another program until it ends. `instead`: what to say where that can't be done."""
     name = one_line(_kind(command))
     try:
-        with app.suspend():
+        with _keys_for_the_child(), app.suspend():  # in this order: the terminal is never ours to be ended by
             ended = _run(command, child_environment(os.environ, colour=colour))
     except SuspendNotSupported:
         return Outcome(SafeText(f"no other program can be opened from here{instead}"), "warn")

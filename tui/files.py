@@ -61,17 +61,22 @@ def listing(typed: str, root: Path, cwd: Path) -> Listing:
     batches = root / "batches"
     try:
         if "/" not in typed and typed not in ("~", "."):
-            found = _entries(batches, typed) if _is_dir(batches) else []
+            found = _exact_first(_entries(batches, typed), typed) if _is_dir(batches) else []
             if found or (not typed and _is_dir(batches)):
                 return Listing(typed, batches, found, _empty(found, Path("batches")))
             if not typed:
                 why = SafeText("there is no folder batches/ in this workspace: type the path of a batch file")
                 return Listing(typed, batches, _entries(root, ""), why)
         folder, beginning = _place(typed, root, cwd)
-        found = _entries(folder, beginning)
+        found = _exact_first(_entries(folder, beginning), beginning)
         return Listing(typed, folder, found, _empty(found, folder) if not beginning else _none(found, typed))
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody; ValueError: a NUL
         return Listing(typed, root, [], SafeText(f"{one_line(typed or str(batches))}: {_why(error)}"))
+
+
+def _exact_first(found: list[Entry], typed: str) -> list[Entry]:
+    """What is typed in full comes before what only begins so, however new that is: enter takes the first."""
+    return sorted(found, key=lambda entry: typed not in (entry.path.name, entry.path.stem))
 
 
 def completed(typed: str, entries: Sequence[Entry], root: Path) -> str:

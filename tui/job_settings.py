@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine import settings
-from engine.bodies import CHAT, RULES, faults
+from engine.bodies import CHAT, RULES
 from engine.errors import SettingsError
+from engine.faults import faults
 from engine.protocol import RunSettings
 from engine.workspace import Workspace
 from tui.text import SafeText, one_line

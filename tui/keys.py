@@ -29,6 +29,16 @@ class Key(NamedTuple):
 PANES = ("jobs", "memory", "rate", "requests", "streams", "log")
 """In the order of their digits."""
 
+NEAR: Mapping[str, tuple[str, ...]] = {
+    "jobs": ("results", "remove", "later", "earlier"),
+    "requests": ("open", "find", "failures", "which"),
+    "streams": ("channel", "follow", "copy", "pager", "wrap", "zoom"),
+    "memory": ("memory", "zoom"),
+    "rate": ("zoom", "layout"),
+    "log": ("zoom", "layout"),
+}
+"""What people mostly want while this pane is in focus: on the key line before what is wanted anywhere."""
+
 MOVES = ("up", "down", "page_up", "page_down", "half_up", "half_down", "top", "bottom", "left", "right")
 
 KEYS: tuple[Key, ...] = (
@@ -39,8 +49,8 @@ KEYS: tuple[Key, ...] = (
     Key("resume", "r", "resume", "resume a paused, failed, aborted or interrupted job", "run", changes=True, footer=9),
     Key("abort", "x", "abort", "abort the request under the cursor (u puts it back), or the job", "run", changes=True, footer=7),
     Key("abort_job", "X", "abort job", "abort the whole job; what is done stays, r resumes", "run", changes=True),
-    Key("put_back", "u", "put back", "put aborted requests back into the queue", "run", changes=True, footer=3),
-    Key("retry", "R", "retry", "run failed requests of the job again", "run", changes=True, footer=4),
+    Key("put_back", "u", "put back", "put aborted requests back into the queue", "run", changes=True, footer=6),
+    Key("retry", "R", "retry", "run failed requests of the job again", "run", changes=True, footer=8),
     Key("later", "J", "later", "move the queued job one place back", "run", changes=True),
     Key("earlier", "K", "earlier", "move the queued job one place ahead", "run", changes=True),
     Key("remove", "d", "remove", "take a job that rests off the list; its files stay", "run", changes=True),

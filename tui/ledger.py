@@ -1,6 +1,7 @@
 """What a command that is hard to take back would do to a job: how much is on disk, in flight and not started. Pure.
 
 Each function gives the text of one confirmation. What is said holds for the state that the job is in when it is asked.
+Which jobs a command fits is settled in `tui.can`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from engine.job import ACTIVE, ENDED, JobState
+from engine.job import ACTIVE, JobState
 from engine.protocol import Counts, EngineView, JobView
-from tui.plain import count, done
+from tui.can import abortable, removable
+from tui.plain import count, done, several
 from tui.text import SafeText, one_line
 
 NAMED_JOBS = 6
@@ -65,12 +67,8 @@ def _named(job: JobView) -> SafeText:
     return one_line(job.id)
 
 
-def _several(n: int, what: str) -> str:
-    return f"{count(n)} {what}{'' if n == 1 else 's'}"
-
-
 def _jobs(jobs: Sequence[JobView]) -> str:
-    return _named(jobs[0]) if len(jobs) == 1 else _several(len(jobs), "job")
+    return _named(jobs[0]) if len(jobs) == 1 else several(len(jobs), "job")
 
 
 def _each(jobs: Sequence[JobView], in_flight: str) -> list[SafeText]:
@@ -81,7 +79,7 @@ def _each(jobs: Sequence[JobView], in_flight: str) -> list[SafeText]:
     if len(jobs) > NAMED_JOBS:
         kept = sum(done(job.counts) for job in jobs)
         flying = sum(job.counts.running for job in jobs)
-        left = _several(len(jobs) - NAMED_JOBS, "further job")
+        left = several(len(jobs) - NAMED_JOBS, "further job")
         lines.append(SafeText(f"and {left}; all together {count(kept)} on disk, {count(flying)} in flight"))
     return lines
 
@@ -99,14 +97,9 @@ def _left_alone(jobs: Sequence[JobView], fit: Sequence[JobView], why: str) -> li
 # --- the questions ----------------------------------------------------------------------------------------------------
 
 
-def abortable(jobs: Sequence[JobView]) -> list[JobView]:
-    """Those that an abort changes."""
-    return [job for job in jobs if job.state not in (JobState.DONE, JobState.ABORTED)]
-
-
 def abort_jobs(jobs: Sequence[JobView]) -> Question:
     """End jobs; each can be resumed."""
-    fit = abortable(jobs)
+    fit = [job for job in jobs if abortable(job)]
     lines = _each(fit, "will be cancelled and can be resumed") if fit else []
     if any(job.counts.running for job in fit):
         lines.append(SafeText("The text so far of what is in flight is kept; on resume those requests run again."))
@@ -115,27 +108,6 @@ def abort_jobs(jobs: Sequence[JobView]) -> Question:
     lines += _left_alone(jobs, fit, "there is nothing left to abort")
     title = f"Abort {_jobs(fit)}?" if fit else "Nothing to abort"
     return Question(SafeText(title), lines, "Abort", "Let it run" if _any_active(fit) else "Leave it")
-
-
-def abort_job(job: JobView) -> Question:
-    return abort_jobs([job])
-
-
-def pausable(jobs: Sequence[JobView]) -> list[JobView]:
-    return [job for job in jobs if job.state in ACTIVE or job.state == JobState.QUEUED]
-
-
-def pause_now(jobs: Sequence[JobView]) -> Question:
-    """Rest at once: what is in flight is cancelled."""
-    fit = pausable(jobs)
-    lines = _each(fit, "will be cancelled and run again on resume") if fit else []
-    if any(job.counts.running for job in fit):
-        lines.append(SafeText("Their text so far is kept. p instead lets them finish first."))
-    if fit:
-        lines.append(SafeText("Nothing on disk is lost. r resumes."))
-    lines += _left_alone(jobs, fit, "nothing of them runs")
-    title = f"Pause {_jobs(fit)} at once?" if fit else "Nothing to pause"
-    return Question(SafeText(title), lines, "Pause at once", "Let it run")
 
 
 def stop(jobs: Sequence[JobView], engine: EngineView) -> Question:
@@ -153,7 +125,7 @@ def stop(jobs: Sequence[JobView], engine: EngineView) -> Question:
         waits = "waits" if len(queued) == 1 else "wait"
         lines.append(
             SafeText(
-                f"{_several(len(queued), 'job')} in the queue {waits}, and go{'es' if len(queued) == 1 else ''} on "
+                f"{several(len(queued), 'job')} in the queue {waits}, and go{'es' if len(queued) == 1 else ''} on "
                 "when the program is started again."
             )
         )
@@ -164,20 +136,16 @@ def stop(jobs: Sequence[JobView], engine: EngineView) -> Question:
     return Question(SafeText("Stop everything?"), lines, "Stop everything", "Leave it running")
 
 
-def removable(jobs: Sequence[JobView]) -> list[JobView]:
-    return [job for job in jobs if job.state in ENDED or job.state == JobState.QUEUED]
-
-
 def remove(jobs: Sequence[JobView]) -> Question:
     """Take jobs off the list."""
-    fit = removable(jobs)
+    fit = [job for job in jobs if removable(job)]
     lines: list[SafeText] = []
     for job in fit[:NAMED_JOBS]:
         text = ledger(job, "")
         what = "" if job.state == JobState.DONE else f" ({job.state})"
         lines.append(SafeText(f"{_named(job)}{what}: {text}; its files stay in results/{_named(job)}"))
     if len(fit) > NAMED_JOBS:
-        lines.append(SafeText(f"and {_several(len(fit) - NAMED_JOBS, 'further job')}; all files stay"))
+        lines.append(SafeText(f"and {several(len(fit) - NAMED_JOBS, 'further job')}; all files stay"))
     if any(job.state != JobState.DONE for job in fit):
         lines.append(SafeText("What has not run will not run. A job that is off the list can't be resumed here."))
     lines += _left_alone(jobs, fit, "pause or abort them first")
@@ -185,41 +153,10 @@ def remove(jobs: Sequence[JobView]) -> Question:
     return Question(SafeText(title), lines, "Remove", "Keep")
 
 
-def retriable(job: JobView) -> int:
-    """Failed requests that can run again: bad input lines stay bad."""
-    return max(0, job.counts.failed - job.counts.invalid)
-
-
-def retry(jobs: Sequence[JobView]) -> Question:
-    """Run failed requests again."""
-    fit = [job for job in jobs if retriable(job) or job.state == JobState.INTERRUPTED]
-    n = sum(map(retriable, fit))
-    lines: list[SafeText] = []
-    for job in fit[:NAMED_JOBS]:
-        again = retriable(job)
-        text = f"{_several(again, 'failed request')} again"
-        if job.state in ACTIVE:
-            text += ", in this run"
-        elif job.state != JobState.QUEUED and job.counts.waiting:
-            text += f", and the {count(job.counts.waiting)} that are not started"
-        lines.append(SafeText(f"{_named(job)}: {text}; {on_disk(job)}"))
-    if len(fit) > NAMED_JOBS:
-        lines.append(SafeText(f"and {_several(len(fit) - NAMED_JOBS, 'further job')}"))
-    if bad := sum(job.counts.invalid for job in jobs):
-        lines.append(
-            SafeText(f"{count(bad)} bad input line{'' if bad == 1 else 's'} stay bad: mend the file for them.")
-        )
-    if fit:
-        lines.append(SafeText("Their error lines stay in the files; an answer outranks them."))
-    lines += _left_alone(jobs, fit, "no request of them can run again")
-    title = f"Run {_several(n, 'failed request')} again?" if fit else "Nothing to run again"
-    return Question(SafeText(title), lines, "Run again", "Leave them")
-
-
 def abort_requests(job: JobView, custom_ids: Collection[str], running: int = 0) -> Question:
     """Take requests out of a job. `running`: how many of them are in a slot now."""
     n = len(custom_ids)
-    name = one_line(next(iter(custom_ids), "")) if n == 1 else SafeText(_several(n, "request"))
+    name = one_line(next(iter(custom_ids), "")) if n == 1 else SafeText(several(n, "request"))
     lines: list[SafeText] = []
     if running:
         is_are = "is" if running == 1 else "are"

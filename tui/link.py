@@ -66,11 +66,15 @@ class RunnerLink:
                 except GptossError as error:
                     if self.first:  # later on, why it ended says more than that it is gone
                         self._lost(error.message)
+                        self._log("connect", one_line(error.text), level="error")  # the notice may be cut, and goes
                         self._notice(one_line(error.text), "error")
                         self.first = False
                     await self._pause()
                     continue
+                since = time.monotonic()
                 await self._serve(client)
+                if time.monotonic() - since < LOOK_AGAIN_S:  # whatever is wrong with it, it is not asked all the time
+                    await self._pause()
         finally:
             if self._client is not None:
                 await self._client.close()
@@ -109,21 +113,27 @@ class RunnerLink:
         self._up.set()
         self._on_connected()
         try:
-            taken = 0
-            async for event in client.events():
-                self._take(event)
-                taken += 1
-                if taken >= EVENTS_AT_ONCE:
-                    taken = 0
-                    await asyncio.sleep(0)
+            await self._follow(client)
+        except GptossError as error:  # it was too slow to keep up, and the runner went away before it said all anew
+            self._log("watch", one_line(error.message), level="warn")
         finally:
             self._up.clear()
         self._parted = client.parted
-        why = one_line(client.goodbye) if client.parted else SafeText("it died or was killed")
+        garbled = client.goodbye.startswith("the runner sent")
+        why = one_line(client.goodbye) if client.parted or garbled else SafeText("it died or was killed")
         self._lost(f"the background process has ended: {why}")
         self._log("disconnected", one_line(f"the background process has ended: {why}"), level="warn")
         await client.close()
         self._client = None
+
+    async def _follow(self, client: Client) -> None:
+        taken = 0
+        async for event in client.events():
+            self._take(event)
+            taken += 1
+            if taken >= EVENTS_AT_ONCE:
+                taken = 0
+                await asyncio.sleep(0)
 
     def _take(self, event: Event | Snapshot) -> None:
         desk = self._desk
@@ -173,5 +183,7 @@ class RunnerLink:
         self._watch = wanted
         try:
             await self._client.command(wanted)
+        except RunnerUnreachable:
+            return  # it has just ended, which is told elsewhere; what comes back is asked anew
         except GptossError as error:
             self._log("watch", one_line(f"the texts could not be asked for: {error.message}"), level="warn")

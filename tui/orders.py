@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from engine.errors import GptossError
 from engine.protocol import (
@@ -28,11 +29,21 @@ if TYPE_CHECKING:
     from tui.app import GptossApp
 
 
+_RESTORE: Final = re.compile(r"`gptoss-tui restore [^`]*` brings it back")
+
+
+def with_keys(sentence: str) -> SafeText:
+    """The runner's words for people at a shell, with the key of this screen in place of the command."""
+    return one_line(_RESTORE.sub("u puts it back", sentence))
+
+
 class Orders:
     """One method an action that changes the run."""
 
     def __init__(self, app: GptossApp) -> None:
         self._app = app
+        self._aborted: dict[str, list[str]] = {}
+        """By job: requests that were aborted here last, for `u`."""
         self._actions: dict[str, Callable[[], None]] = {
             "pause": self._pause,
             "pause_now": self._pause_now,
@@ -68,8 +79,8 @@ class Orders:
             except GptossError as error:
                 self._app.notice(one_line(error.text), "error")
                 return
-        sentences = list(dict.fromkeys(one_line(reply.sentence) for reply in replies if reply.sentence))
-        rest = f" (and {plain.several(len(sentences) - 1, 'more')})" if len(sentences) > 1 else ""
+        sentences = list(dict.fromkeys(with_keys(reply.sentence) for reply in replies if reply.sentence))
+        rest = f" (and {plain.count(len(sentences) - 1)} more)" if len(sentences) > 1 else ""
         if sentences:
             self._app.notice(SafeText(sentences[0] + rest))
         if done is not None:
@@ -114,14 +125,14 @@ class Orders:
         self._app.spawn(self._resumed(jobs), "resume")
 
     async def _resumed(self, jobs: list[JobView]) -> None:
-        """Resume; where settings have changed since, say what would be mixed and ask."""
+        """Resume each; where settings have changed since, say what would be mixed and ask."""
         for job in jobs:
             try:
                 reply = await self._app.link.command(Resume(id=0, job=job.id))
             except GptossError as error:
                 if error.code != "FingerprintChanged":
                     self._app.notice(one_line(error.text), "error")
-                    return
+                    continue
                 question = ledger.Question(
                     SafeText(f"Resume {one_line(job.id)} under other settings?"),
                     [
@@ -132,7 +143,7 @@ class Orders:
                     "Leave it",
                 )
                 self._confirm(question, lambda job=job: self._send([Resume(id=0, job=job.id, force=True)]))
-                return
+                continue
             self._app.notice(one_line(reply.sentence))
 
     def _abort(self) -> None:
@@ -146,6 +157,7 @@ class Orders:
 
         def send() -> None:
             app.desk.view.marked_requests = set()
+            self._aborted[job] = custom_ids
             self._send(commands)
 
         if len(custom_ids) == 1:
@@ -157,7 +169,7 @@ class Orders:
 
     def _abort_job(self) -> None:
         jobs = can.targets(self._app.desk)
-        commands = [AbortJob(id=0, job=job.id) for job in ledger.abortable(jobs)]
+        commands = [AbortJob(id=0, job=job.id) for job in jobs if can.abortable(job)]
         self._ask(ledger.abort_jobs(jobs), commands)
 
     def _ask(self, question: ledger.Question, commands: Sequence[Command]) -> None:
@@ -174,11 +186,14 @@ class Orders:
         job = app.desk.mirror.jobs[app.desk.view.job]
         chosen = can.chosen_requests(app.desk) if app.pane in can.REQUEST_PANES else []
         custom_ids = [custom_id for custom_id in chosen if custom_id in job.taken_out]
+        if not custom_ids and app.pane in can.REQUEST_PANES:
+            # The row has left the cursor: what this screen aborted last is what "put back" means here.
+            custom_ids = [custom_id for custom_id in self._aborted.pop(job.id, []) if custom_id in job.taken_out]
         app.desk.view.marked_requests = set()
         if custom_ids:
             self._send([PutBack(id=0, job=job.id, custom_id=custom_id) for custom_id in custom_ids])
         else:
-            self._send([PutBack(id=0, job=j.id) for j in self._jobs(lambda j: j.counts.aborted > 0)])
+            self._send([PutBack(id=0, job=j.id) for j in self._jobs(can.has_aborted)])
 
     def _retry(self) -> None:
         self._send([Retry(id=0, job=job.id) for job in self._jobs(can.retryable)])
@@ -189,7 +204,7 @@ class Orders:
 
     def _remove(self) -> None:
         jobs = can.targets(self._app.desk)
-        commands = [Remove(id=0, job=job.id) for job in ledger.removable(jobs)]
+        commands = [Remove(id=0, job=job.id) for job in jobs if can.removable(job)]
         self._ask(ledger.remove(jobs), commands)
 
     def _stop(self) -> None:

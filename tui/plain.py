@@ -22,9 +22,9 @@ def count(n: int) -> str:
     return f"{n:,}".replace(",", " ")
 
 
-def several(n: object, what: str) -> str:
-    """`1 error`, `3 errors`."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
+def several(n: int, what: str) -> str:
+    """`1 error`, `3 errors`, `4 188 errors`."""
+    return f"{count(n)} {what}{'' if n == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -49,7 +49,7 @@ def size(n: int) -> str:
 
 
 def rate(per_s: float) -> str:
-    return f"{per_s:.0f} tok/s" if per_s >= 10 else f"{per_s:.1f} tok/s"
+    return f"{count(round(per_s))} tok/s" if per_s >= 10 else f"{per_s:.1f} tok/s"
 
 
 def eta(value: Eta) -> str:
@@ -77,11 +77,20 @@ def _of(device: DeviceReading) -> str:
 
 
 def tightest(reading: Reading | None) -> DeviceReading | None:
+    """The GPU with the least headroom among those that tell, or RAM where there is no GPU."""
     if reading is None:
         return None
-    devices = [d for d in reading.devices if d.total]
-    gpus = [d for d in devices if d.kind == "gpu"]
-    return min(gpus or devices, key=lambda d: d.free, default=None)
+    gpus = [d for d in reading.devices if d.kind == "gpu"]
+    return min((d for d in gpus or reading.devices if d.total), key=lambda d: d.free, default=None)
+
+
+def memory_state(device: DeviceReading) -> str:
+    """`ok`, `warn` or `critical`, by the runner's own thresholds; empty where it tells none."""
+    if not device.total or not device.warn_free:
+        return ""
+    if device.free < device.critical_free:
+        return "critical"
+    return "warn" if device.free < device.warn_free else "ok"
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------

@@ -133,6 +133,13 @@ class _Screen(AppService):
             "PYTHONSAFEPATH": "1",  # a file of the workspace never stands in for a module
         }
 
+    async def run(self) -> None:
+        """Until its process has ended, however it did; then there is nothing to look at."""
+        try:
+            await super().run()
+        finally:
+            await self.remote_close()
+
     async def stop(self) -> None:
         """Ask it to leave; end it where it does not."""
         process = self._process
@@ -201,6 +208,7 @@ class _Screens(Server):
             "app_websocket_url": f"{scheme}://{request.host}/{self.key}/ws",
             "config": {"static": {"url": "/static/"}},
             "application": {"name": self.title},
+            "most": MAX_SCREENS,
         }
         return aiohttp_jinja2.render_template("app_index.html", request, context)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from engine.protocol import Channel, Delta, RunningRequest, Text
+from tui import plain
 from tui.text import safe
 
 MOST_LINES: Final = 200_000
@@ -30,6 +31,9 @@ KEPT_ENDED: Final = 16
 
 MOST_EARLY: Final = 256 * 1024
 """Characters kept of requests that are not known to be running yet; text may be a little ahead of the list."""
+
+FROM_FILES: Final = -1
+"""Stands for the key of a request that ran before this screen looked."""
 
 _JOINED_AT: Final = 256
 _ORDER_OF_CHOICE: Final = 1 << 20
@@ -146,6 +150,11 @@ class Transcript:
         return sum(block.chars for block in self.blocks)
 
     @property
+    def from_files(self) -> bool:
+        """Whole when it came: there is nothing to follow."""
+        return self.key == FROM_FILES
+
+    @property
     def empty(self) -> bool:
         return not self.blocks
 
@@ -244,7 +253,7 @@ class Transcript:
 
 
 def _missing(characters: int) -> str:
-    return f"[… {characters:,} characters not received] ".replace(",", " ")
+    return f"[… {plain.count(characters)} characters not received] "
 
 
 class Transcripts:
@@ -309,6 +318,15 @@ class Transcripts:
         transcript.tokens = tokens if tokens is not None else transcript.tokens
         transcript.version += 1
         self._forget_ended()
+
+    def adopt(self, job: str, custom_id: str, parts: Sequence[tuple[Channel, str]], *, finish: str, tokens: int | None,
+              now: float) -> None:  # fmt: skip
+        """A text that came from the files, whole: of a request that nobody watched while it ran."""
+        transcript = self._by_name[job, custom_id] = Transcript(job, custom_id, FROM_FILES)
+        for channel, text in parts:
+            transcript.add(Delta(key=FROM_FILES, text=text, channel=channel))
+        self.ended(job, custom_id, finish=finish, tokens=tokens, now=now)
+        self._bound()
 
     # --- whose is it --------------------------------------------------------------------------------------------------
 

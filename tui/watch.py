@@ -51,14 +51,7 @@ CALM_SHARE = 1.1
 """Memory is called better again only this much above a threshold, so that a reading near it does not chatter."""
 
 
-def memory_state(device: DeviceReading) -> str:
-    """`ok`, `warn` or `critical`, by the runner's own thresholds."""
-    if device.free < device.critical_free:
-        return "critical"
-    return "warn" if device.free < device.warn_free else "ok"
-
-
-_WORSE = ("ok", "warn", "critical")
+_WORSE = ("", "ok", "warn", "critical")
 
 
 def device_words(device: DeviceReading) -> SafeText:
@@ -70,9 +63,10 @@ def memory_line(device: DeviceReading) -> SafeText:
     """One device: how much, who holds it, how much is left and since when the most was held."""
     if not device.total:
         return SafeText(f"{device_words(device)}: memory N/A")
+    state = plain.memory_state(device)
     text = (
         f"{device_words(device)}: {plain.size(device.used)} of {plain.size(device.total)} used, "
-        f"{plain.size(device.free)} free, {memory_state(device)}"
+        f"{plain.size(device.free)} free{', ' if state else ''}{state}"
     )
     owners = [
         f"{one_line(name)} {'~' if name in device.estimated else ''}{plain.size(held)}"
@@ -238,7 +232,7 @@ class Lines:
             yield f"memory: {one_line(reading.note)}"
         for device in reading.devices:
             told = self._devices.get((device.kind, device.index))
-            state = memory_state(device)
+            state = plain.memory_state(device)
             if told is None:
                 self._devices[device.kind, device.index] = _Told(state, device.peak_used)
                 yield memory_line(device)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from engine.errors import GptossError
 from engine.pages import AskPage
-from engine.protocol import WatchRequests
+from engine.protocol import Channel, WatchRequests
 from tui.draw.streams import wanted
 
 if TYPE_CHECKING:
     from tui.app import GptossApp
+
+
+HAS_TEXT: Final = frozenset({"done", "truncated", "failed", "invalid"})
+"""States of rows whose files hold an answer or the reason why there is none."""
 
 
 class Watching:
@@ -20,6 +25,8 @@ class Watching:
     def __init__(self, app: GptossApp) -> None:
         self._app = app
         self._watch: WatchRequests | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._asked: tuple[str, str, int] | None = None
 
     def tick(self) -> None:
         desk = self._app.desk
@@ -27,6 +34,7 @@ class Watching:
         desk.transcripts.note_running(desk.mirror.running, desk.now())
         if self._app.in_front:
             self._rows()
+            self._ended_text()
         self._texts()
 
     def reopen(self) -> None:
@@ -64,6 +72,46 @@ class Watching:
             window.fail(ask, error.message, time.monotonic())  # the pane shows it
             return
         window.take(ask, page)
+
+    # --- the text of a request that has ended -------------------------------------------------------------------------
+
+    def _ended_text(self) -> None:
+        """What the cursor is on has no text here: it ended before anybody watched. Its files have it."""
+        desk = self._app.desk
+        view = desk.view
+        name = (view.job, view.request)
+        idle = not desk.mirror.running and desk.transcripts.focus is None
+        if not view.request or not (view.chosen or idle) or self._reading is not None:
+            return
+        row = desk.window.find(view.request)
+        if row is None or row.state not in HAS_TEXT or desk.transcripts.get(*name) is not None:
+            return
+        if any(request.custom_id == view.request for request in desk.mirror.running_of(view.job)):
+            return
+        asked = (*name, desk.mirror.saved.get(view.job, 0))
+        if asked != self._asked:
+            self._asked = asked
+            self._reading = self._app.spawn(self._read(*name), "text")
+
+    async def _read(self, job: str, custom_id: str) -> None:
+        desk = self._app.desk
+        try:
+            await self._app.browser.open(self._app.workspace, job)
+            detail = await self._app.browser.detail(custom_id)
+        except GptossError:
+            return  # the requests pane says what is wrong with the files
+        finally:
+            self._reading = None
+        parts = [(Channel.REASONING, detail.reasoning), (Channel.ANSWER, detail.answer)]
+        parts += [(Channel.TOOL, f"{call.name}({call.arguments})") for call in detail.tool_calls]
+        if detail.row.message:
+            parts.append((Channel.ANSWER, f"{detail.row.code}: {detail.row.message}"))
+        found = [(channel, text) for channel, text in parts if text]
+        if found and desk.transcripts.get(job, custom_id) is None:
+            row = detail.row
+            desk.transcripts.adopt(
+                job, custom_id, found, finish=row.finish or row.state, tokens=row.completion_tokens, now=desk.now()
+            )
 
     # --- texts of the streams pane ------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Owns the llama.cpp engine: `base.Engine` on llama-cpp-python's low-level API.
 
 Here: settings → parameters, loading and why it failed, and the way between the asyncio side and the one thread that
-owns the context. The batching itself is in `llamacpp_loop`, sampling in `llamacpp_sampling`, JSON schemas in
-`llamacpp_grammar`, the vocabulary in `llamacpp_vocab`, the library's log in `llamacpp_log`.
+owns the context. The batching itself is in `llamacpp_loop`, requests and sequences in `llamacpp_requests`, sampling in
+`llamacpp_sampling`, JSON schemas in `llamacpp_grammar`, the vocabulary in `llamacpp_vocab`, the library's log in
+`llamacpp_log`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import pynvml
 
 from engine.backends import llamacpp_log as log
 from engine.backends.base import EngineBroken, EngineLoadError, Generation
-from engine.backends.llamacpp_loop import GRAMMAR_S, Broken, Counters, Item, Limits, Loop, Result
+from engine.backends.llamacpp_loop import GRAMMAR_S, Broken, Counters, Item, Loop, Result
+from engine.backends.llamacpp_requests import Limits
 from engine.backends.llamacpp_vocab import Vocabulary
 from engine.protocol import (
     Completion,

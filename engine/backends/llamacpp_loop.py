@@ -17,29 +17,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import llama_cpp.llama_cpp as c
 import numpy as np
 
-from engine.backends.base import EngineBroken, Generation, OutputParser
-from engine.backends.llamacpp_grammar import Grammar, SchemaUnusable, compile_schema
+from engine.backends.base import EngineBroken, Generation
 from engine.backends.llamacpp_log import LOG
-from engine.backends.llamacpp_sampling import NotFinite, NoTokenLeft, Row, Sampler, logprob_of
-from engine.backends.llamacpp_vocab import Vocabulary
-from engine.protocol import (
-    SUCCESSES,
-    Channel,
-    Choice,
-    Completion,
-    Delta,
-    FailureKind,
-    Finish,
-    RequestError,
-    Timing,
-    Usage,
+from engine.backends.llamacpp_requests import (
+    Feed,
+    Limits,
+    Request,
+    Sequence,
+    completed,
+    refusal,
+    sequences_of,
+    taken,
+    texts_of,
 )
+from engine.backends.llamacpp_sampling import NotFinite, NoTokenLeft, Row, logprob_of
+from engine.backends.llamacpp_vocab import Vocabulary
+from engine.protocol import Channel, Choice, Completion, Delta, FailureKind, Finish, RequestError
 
 PREFILL_ROWS_WHILE_DECODING = 512
 """Most prompt rows of one call while others generate: more would hold back their next token noticeably."""
@@ -49,18 +47,6 @@ GRAMMAR_S = 20.0
 
 Item = int | Delta | Completion | EngineBroken
 Result = tuple[int, Item]
-
-
-class Limits(NamedTuple):
-    """What the context really granted (read back, not what was asked for)."""
-
-    slots: int
-    context: int  # tokens one sequence may reach
-    cells: int  # of all slots together
-    batch: int
-    ubatch: int
-    unified: bool
-    vocabulary: int
 
 
 class Broken(Exception):
@@ -101,53 +87,6 @@ class Batch:
             self.logits[end - 1] = seq.fed + count == len(seq.ids)
             n = end
         self.struct.n_tokens = n
-
-
-@dataclass
-class Request:
-    """One Generate in the engine. Its choices are sequences of their own."""
-
-    generation: Generation
-    submitted: float
-    choices: list[Choice | None]
-    notes: list[str]
-    admitted: float | None = None
-    first_token: float | None = None
-    generated: int = 0
-    reasoning: int = 0
-    error: RequestError | None = None
-    finish: Finish | None = None  # set with `error`
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One choice of a request, waiting or in a slot."""
-
-    request: Request
-    choice: int
-    parser: OutputParser
-    sampler: Sampler
-    grammar: Grammar | None
-    ids: list[int]
-    limit: int  # length of ids at which generation ends: max_tokens or the slot is full
-    slot: int = -1
-    fed: int = 0
-    silent_tokens: int = 0  # generated since the last delta
-    sent: dict[Channel, int] = field(default_factory=dict)  # characters given to who watches; kept only while watched
-    order: int = field(default=0)  # of admission; the latest is preempted first
-
-    @property
-    def key(self) -> int:
-        return self.request.generation.key
-
-    @property
-    def is_prefill(self) -> bool:
-        return len(self.ids) - self.fed > 1
-
-
-class Feed(NamedTuple):
-    seq: Sequence
-    rows: int
 
 
 class Counters:
@@ -267,77 +206,14 @@ class Loop:
 
     def check(self, generation: Generation) -> tuple[Finish, RequestError] | None:
         """Why this request can never run here, or None. Any thread; touches no loop state."""
-        s = generation.sampling
-        if generation.n < 1:
-            return _invalid("invalid_value", f"n is {generation.n}; it must be at least 1", "n")
-        if not generation.prompt:
-            return _invalid("empty_prompt", "the prompt has no tokens; give it some text", None)
-        if min(generation.prompt) < 0 or max(generation.prompt) >= self._limits.vocabulary:
-            return _invalid(
-                "invalid_token",
-                f"the prompt holds a token id outside the vocabulary of {self._limits.vocabulary}",
-                None,
-            )
-        outside = [t for t in s.logit_bias if not 0 <= t < self._limits.vocabulary]
-        if outside:
-            return _invalid(
-                "invalid_token",
-                f"logit_bias names token {outside[0]}; this model has ids 0 to {self._limits.vocabulary - 1}",
-                "logit_bias",
-            )
-        if generation.max_tokens is not None and generation.max_tokens < 1:
-            return _invalid(
-                "invalid_value", f"max_tokens is {generation.max_tokens}; it must be at least 1", "max_tokens"
-            )
-        wanted = len(generation.prompt) + (generation.max_tokens or 1)
-        if wanted > self._limits.context:
-            asked = f" and max_tokens {generation.max_tokens:,}" if generation.max_tokens else ""
-            return Finish.CONTEXT_EXCEEDED, RequestError(
-                code="context_length_exceeded",
-                message=f"prompt of {len(generation.prompt):,} tokens{asked}; a slot holds {self._limits.context:,}. "
-                "Not run. Raise the context per slot, or shorten the prompt or max_tokens.",
-                status=400,
-            )
-        if s.json_schema is not None:
-            try:
-                compiled = compile_schema(s.json_schema)
-                Grammar(self._vocabulary, compiled.gbnf, generation.stop_tokens).close()
-            except SchemaUnusable as error:
-                return _invalid("unsupported_schema", f"the JSON schema can't be held to: {error}", "response_format")
-        return None
+        return refusal(generation, self._limits, self._vocabulary)
 
     def _enqueue(self, generation: Generation, submitted: float) -> None:
-        notes = list(generation.notes)
         if generation.stream:
             self._watched.add(generation.key)
-        schema = generation.sampling.json_schema
-        compiled = compile_schema(schema) if schema is not None else None
-        if compiled is not None and compiled.unenforced:
-            notes.append(
-                "the grammar does not hold the answer to these schema keywords: " + ", ".join(compiled.unenforced)
-            )
-        request = Request(generation, submitted, [None] * generation.n, notes)
-        end = self._limits.context
-        if generation.max_tokens is not None:
-            end = min(end, len(generation.prompt) + generation.max_tokens)
+        request = taken(generation, submitted)
         try:
-            sequences = [
-                Sequence(
-                    request=request,
-                    choice=choice,
-                    parser=generation.make_parser(choice),
-                    sampler=Sampler(
-                        generation.sampling,
-                        choice=choice,
-                        prompt=generation.prompt,
-                        vocabulary=self._limits.vocabulary,
-                    ),
-                    grammar=Grammar(self._vocabulary, compiled.gbnf, generation.stop_tokens) if compiled else None,
-                    ids=list(generation.prompt),
-                    limit=end,
-                )
-                for choice in range(generation.n)
-            ]
+            sequences = sequences_of(request, self._limits, self._vocabulary)
         except Exception as error:  # noqa: BLE001 - a parser's fault costs its own request, never the batch
             self._fail_internally(request, error)
             self._complete(request)
@@ -361,7 +237,7 @@ class Loop:
         living = {seq.choice: seq for seq in self._living() if seq.request is request}
         for index, choice in enumerate(request.choices):
             if choice is not None:
-                self._give(request.generation.key, index, _text_of(choice), tokens=0)
+                self._give(request.generation.key, index, texts_of(choice), tokens=0)
             elif index in living:
                 seq = living[index]
                 seq.silent_tokens = 0
@@ -399,7 +275,7 @@ class Loop:
 
     def _give_rest(self, seq: Sequence, choice: Choice) -> None:
         """What the parser held back (half of a stop string, say) and let go at the end."""
-        for channel, text in _text_of(choice).items():
+        for channel, text in texts_of(choice).items():
             sent = seq.sent.get(channel, 0)
             if len(text) > sent:
                 piece = Delta(
@@ -430,29 +306,9 @@ class Loop:
             request.finish = Finish.ENGINE_DIED
 
     def _complete(self, request: Request) -> None:
-        generation = request.generation
-        now = time.monotonic()
-        choices = [choice for choice in request.choices if choice is not None]
-        self._watched.discard(generation.key)
-        admitted = request.admitted if request.admitted is not None else now
-        first = request.first_token if request.first_token is not None else now
-        completion = Completion(
-            finish=request.finish or overall(choices),
-            choices=choices,
-            usage=Usage(
-                prompt_tokens=len(generation.prompt),
-                completion_tokens=request.generated,
-                reasoning_tokens=request.reasoning,
-            ),
-            error=request.error,
-            timing=Timing(
-                queued_s=admitted - request.submitted,
-                prefill_s=max(0.0, first - admitted),
-                decode_s=now - first,
-            ),
-            notes=request.notes,
-        )
-        self._out.append((generation.key, completion))
+        key = request.generation.key
+        self._watched.discard(key)
+        self._out.append((key, completed(request, time.monotonic())))
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -665,25 +521,3 @@ class Loop:
             self._end(seq, Finish.STOP)
         elif len(seq.ids) >= seq.limit:
             self._end(seq, Finish.LENGTH)
-
-
-def overall(choices: list[Choice]) -> Finish:
-    """One word for several choices: an abort outranks all, then the worst success; a parse error only if all are."""
-    finishes = {choice.finish for choice in choices}
-    for finish in (Finish.ABORTED, Finish.LENGTH, Finish.TOOL_CALLS, Finish.STOP):
-        if finish in finishes:
-            return finish
-    return next(iter(finishes - SUCCESSES), Finish.STOP)
-
-
-def _text_of(choice: Choice) -> dict[Channel, str]:
-    """As deltas have it. An answer beside calls that is blank was dropped from the choice, not from the deltas."""
-    return {
-        Channel.REASONING: choice.reasoning or "",
-        Channel.ANSWER: choice.content or "",
-        Channel.TOOL: "".join(call.arguments for call in choice.tool_calls),
-    }
-
-
-def _invalid(code: str, message: str, param: str | None) -> tuple[Finish, RequestError]:
-    return Finish.INVALID, RequestError(code=code, message=message, status=400, param=param)

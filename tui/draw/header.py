@@ -10,13 +10,12 @@ from typing import Final, NamedTuple
 
 from engine.job import ACTIVE
 from engine.protocol import JobView
+from tui.draw.jobs import ENGINES, time_left
 from tui.draw.line import Line, Span, clip, fill, joined, line, restyle, width
-from tui.draw.steady import minutes
 from tui.plain import done, duration, state_words
 from tui.state import Mirror
 from tui.text import cells, one_line
 
-ENGINES: Final = {"llamacpp": "llama.cpp", "vllm": "vLLM", "openai": "OpenAI API"}
 STYLE: Final = "header"
 
 
@@ -84,7 +83,8 @@ def _job(job: JobView) -> list[Part]:
     if job.active_s >= 1:
         parts.append(Part(line(duration(job.active_s)), 45))
     if job.eta.s is not None and job.state in ACTIVE:
-        parts.append(Part(line(f"~{minutes(job.eta.s)} left"), 70))
+        # As in the row of the job, a few rows below.
+        parts.append(Part(line(f"{time_left(job.eta)[0]} left"), 70))
     return parts
 
 

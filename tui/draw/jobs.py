@@ -29,6 +29,9 @@ WORDS: Final[dict[JobState, tuple[str, str]]] = {
 }
 """The word and the style of each state."""
 
+ENGINES: Final = {"llamacpp": "llama.cpp", "vllm": "vLLM", "openai": "OpenAI API"}
+"""As their makers write them."""
+
 _DOING: Final = {
     JobState.VALIDATING: "checking the file",
     JobState.PLANNING: "choosing slots and context",
@@ -47,7 +50,7 @@ _LEAST_BAR: Final = 8
 _FAIR_BAR: Final = 12
 _MOST_BAR: Final = 42
 _LEAST_REASON: Final = 28
-_LEAST_DONE: Final = 16
+_LEAST_DONE: Final = 10
 
 
 class JobColumns(NamedTuple):
@@ -100,7 +103,8 @@ def arrange(jobs: Sequence[JobView], columns: int) -> JobColumns:
     more = max(0, min(longest, name + room) - name)
     name, room = name + more, room - more
     offer("slots", max([10, *(len(_slots(job)) for job in jobs)]))
-    offer("model", min(24, max((cells(foreign(job.model)) for job in jobs), default=0)))
+    if "bar" in widths:
+        offer("model", min(24, max((cells(foreign(job.model)) for job in jobs), default=0)))
     offer("tokens", max([12, *(len(_tokens(job)) for job in jobs)]))
     offer("active", 11)
     if "bar" in widths:
@@ -113,7 +117,7 @@ def job_row(job: JobView, at: JobColumns, glyphs: Glyphs, *, cursor: bool = Fals
     word, style = WORDS[job.state]
     parts: list[Span] = [
         Span(glyphs.cursor if cursor else " ", "bold"),
-        Span(glyphs.mark if marked else " ", "mark"),
+        Span(glyphs.mark, "mark") if marked else Span(" "),
         Span(cell(word, _WORD, glyphs), style),
         Span(" "),
         Span(name_cell(job.id, at.name, glyphs), "bold" if job.state in ACTIVE else "text"),
@@ -134,7 +138,7 @@ def job_row(job: JobView, at: JobColumns, glyphs: Glyphs, *, cursor: bool = Fals
         room = at.columns - width(tuple(parts)) - 2
         left = room - width(tuple(figures))
         if job.state == JobState.DONE and left < min(cells(words), _LEAST_DONE):
-            words = ""  # it only sums up what the figures say
+            words = ""  # the figures say more
         elif job.state != JobState.DONE and left < min(cells(words), _LEAST_REASON):
             figures = []
             if share := _percent(job):
@@ -145,7 +149,7 @@ def job_row(job: JobView, at: JobColumns, glyphs: Glyphs, *, cursor: bool = Fals
     running = job.state == JobState.RUNNING
     short, spread = time_left(job.eta) if running else ("", "")
     # A rate of 0 in the first seconds says nothing yet.
-    speed = rate(job.decode_rate) if running and job.decode_rate > 0 else ""
+    speed = _speed(job.decode_rate) if running and job.decode_rate > 0 else ""
     _add(parts, at, at.rate, line((cell(speed, at.rate, glyphs, right=True), "text")))
     _add(parts, at, at.eta, line((cell(short, at.eta, glyphs, right=True), "bold")))
     _add(parts, at, at.spread, line((cell(spread, at.spread, glyphs), "dim")))
@@ -159,12 +163,26 @@ def job_row(job: JobView, at: JobColumns, glyphs: Glyphs, *, cursor: bool = Fals
 
 def reason(job: JobView) -> str:
     """Why the job stands where it stands, where figures don't say it; safe."""
+    if job.state == JobState.DONE:
+        # Its sentence sums up what the figures of the row say already.
+        cut = f"{count(job.counts.truncated)} cut" if job.counts.truncated else ""
+        took = f"took {duration(job.active_s) if job.active_s >= 1 else 'under 1 s'}" if job.active_s > 0 else ""
+        out = f"{count(job.counts.aborted)} taken out" if job.counts.aborted else ""
+        return ", ".join(fact for fact in (out, cut, took) if fact)
     if job.sentence:
-        return foreign(job.sentence)
+        return _for_the_screen(job)
     doing = _DOING.get(job.state, "")
     if doing and job.load_fraction is not None:
         return f"{doing}, {job.load_fraction:.0%}"
     return doing
+
+
+def _for_the_screen(job: JobView) -> str:
+    """The runner's sentence without the state that stands before it, and with the key that it means."""
+    said, dot, then = foreign(job.sentence).removeprefix(f"{job.state} ").partition("; ")
+    if job.state == JobState.INTERRUPTED:
+        said = said.partition(" while ")[0]  # which key helps is worth more than what it was doing
+    return f"{said}{dot}{then.replace('resume goes on', 'r resumes')}"
 
 
 def unfolded(job: JobView, columns: int, lines: int, glyphs: Glyphs, *, now: float, shown: str = "") -> list[Line]:
@@ -176,10 +194,10 @@ def unfolded(job: JobView, columns: int, lines: int, glyphs: Glyphs, *, now: flo
     room = columns - len(indent)
     if lines <= 0 or room < 8:
         return []
-    facts = _facts(job, now)
-    sentence = foreign(job.sentence)
+    sentence = _for_the_screen(job)
     if sentence in shown:
         sentence = ""
+    facts = _facts(job, now, summed_up=bool(sentence) and job.state == JobState.DONE)
     if sentence and lines == 1:
         facts.insert(0, sentence.rstrip("."))
     rows = [sentence] if sentence and lines > 1 else []
@@ -200,19 +218,21 @@ def _packed(facts: Sequence[str], columns: int, lines: int) -> list[str]:
     return rows
 
 
-def _facts(job: JobView, now: float) -> list[str]:
+def _facts(job: JobView, now: float, *, summed_up: bool = False) -> list[str]:
+    """`summed_up`: a sentence says already how many failed and were cut."""
     counts = job.counts
     running, following = in_slots(job)
+    failed, cut = (0, 0) if summed_up else (counts.failed, counts.truncated)
     facts: list[str] = []
     for n, text in (
         (counts.reused, f"reused {count(counts.reused)}"),
         (running, f"running {count(running)}"),
         (following, f"{count(following)} up next"),
         (counts.waiting, f"{count(counts.waiting)} waiting"),
-        (counts.failed, f"{count(counts.failed)} failed"),
+        (failed, f"{count(failed)} failed"),
         (counts.invalid, f"{count(counts.invalid)} of them bad lines of the file"),
         (counts.aborted, f"{count(counts.aborted)} taken out"),
-        (counts.truncated, f"{count(counts.truncated)} cut at {'its' if counts.truncated == 1 else 'their'} limit"),
+        (cut, f"{count(cut)} cut at {'its' if cut == 1 else 'their'} limit"),
         (counts.retried, f"{count(counts.retried)} ran again"),
         (job.restarts, f"engine restarted {several(job.restarts, 'time')}"),
         (job.prompt_tokens, f"{count(job.prompt_tokens)} tokens read"),
@@ -222,7 +242,8 @@ def _facts(job: JobView, now: float) -> list[str]:
         if n:
             facts.append(text)
     if job.model:
-        facts.append(foreign(job.model) + (f" on {foreign(job.engine)}" if job.engine else ""))
+        engine = ENGINES.get(job.engine) or foreign(job.engine)
+        facts.append(f"{foreign(job.model)} on {engine}" if engine else foreign(job.model))
     if job.started is not None:
         facts.append(f"started {_clock(job.started, now)}")
     if job.active_s >= 1:
@@ -293,6 +314,13 @@ def _percent(job: JobView) -> str:
 
 def _failed(job: JobView) -> str:
     return f"{count(job.counts.failed)} failed" if job.counts.failed else ""
+
+
+def _speed(per_s: float) -> str:
+    """In eleven columns whatever it is: `1 012 tok/s`, `12.3k tok/s`, `123k tok/s`."""
+    if per_s < 9_999.5:
+        return rate(per_s)
+    return f"{per_s / 1000:.1f}k tok/s" if per_s < 99_950 else f"{per_s / 1000:.0f}k tok/s"
 
 
 def _slots(job: JobView) -> str:

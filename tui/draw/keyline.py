@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from tui.can import OUT_OF_PLACE
 from tui.draw.line import EMPTY, Line, Span, fill, joined, line, restyle, width
-from tui.keys import Key, KeyTable, first
+from tui.keys import NEAR, Key, KeyTable, first
 from tui.notice import Level, Notice
 
 ALWAYS: Final = ("help", "leave")
 """At the right end, at any width and in this order, so that the way out stands in one place."""
+
+NEARER: Final = 5
+"""What the pane in focus adds to the weight of its own keys: less than what pausing and resuming have."""
 
 _STYLES: Final[dict[Level, str]] = {"info": "notice", "warn": "warn", "error": "error"}
 _SIGNS: Final[dict[Level, str]] = {"info": "", "warn": "! ", "error": "error: "}
@@ -25,10 +29,14 @@ def key_line(
     columns: int,
     *,
     where: str = "main",
+    pane: str = "",
     notice: Notice | None = None,
     ellipsis: str = "…",
 ) -> Line:
-    """Exactly `columns` wide. The keys that want a place most get one; they stand in the order of the table."""
+    """Exactly `columns` wide. The keys that want a place most get one; they stand in the order of the table.
+
+    `pane`: the one in focus, whose own keys want a place more than elsewhere.
+    """
     if notice is not None and notice.text:
         row = line(f" {_SIGNS[notice.level]}{notice.text}")
         return fill(restyle(row, _STYLES[notice.level]), columns, ellipsis=ellipsis)
@@ -36,8 +44,14 @@ def key_line(
     ends = [key for action in ALWAYS for key in keys if key.action == action]
     tail = joined(_entry(key) for key in ends)
     room = columns - width(tail) - 2 if tail else columns - 1
-    wanted = [key for key in keys if key.footer and key.action not in ALWAYS]
-    wanted.sort(key=lambda key: -key.footer)  # stable: the table's order among equals
+    near = NEAR.get(pane, ())
+    wanted = [
+        key
+        for key in keys
+        if (key.footer or key.action in near) and key.action not in ALWAYS and why_not(key.action) not in OUT_OF_PLACE
+    ]
+    # Stable: the table's order among equals.
+    wanted.sort(key=lambda key: -key.footer - (NEARER if key.action in near else 0))
     able = {key.action: why_not(key.action) is None for key in wanted}
     chosen: set[str] = set()
     used = -2

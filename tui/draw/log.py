@@ -20,6 +20,9 @@ from tui.text import SafeText, fit, one_line, pad
 FEW_ROWS: Final = 3
 """So few rows hold one incident each, the graver ones first."""
 
+ORPHANS: Final = 2
+"""The last one or two rows of an incident say nothing without its beginning: rather none of it."""
+
 GRAVE_S: Final = 1800.0
 """So long a warning keeps its place among few rows when ordinary news would push it out."""
 
@@ -81,7 +84,7 @@ def rows_of(
     words = one_line(incident.message)
     name = one_line(incident.job)
     if job is Job.COLUMN:
-        words = SafeText(words.removeprefix(f"{name} "))
+        words = _without_name(words, name)
         head.append(Span(pad(fit(name, JOB_COLUMNS, ellipsis=glyphs.ellipsis), JOB_COLUMNS) + " ", "dim"))
     elif job is Job.BEFORE and name and name not in words:
         words = SafeText(f"{name}: {words}")
@@ -95,6 +98,14 @@ def rows_of(
     starts = [*row_starts(words, room), len(words)]
     parts = [shown(words[a:b]) for a, b in itertools.pairwise(starts)]
     return [line(*head, (parts[0], style)), *(line(" " * indent, (part, style)) for part in parts[1:])]
+
+
+def _without_name(words: SafeText, name: SafeText) -> SafeText:
+    """What is said of a job where its name stands before it already: `pause asked: evals-1 is queued` → `… queued`."""
+    if not name:
+        return words
+    words = SafeText(words.removeprefix(f"{name} "))
+    return SafeText(words.replace(f": {name} is ", ": ", 1).replace(f": {name} ", ": ", 1))
 
 
 def grave_first(incidents: Sequence[IncidentView], rows: int, now: float) -> list[IncidentView]:
@@ -139,7 +150,11 @@ class Log:
             chosen = grave_first(incidents, rows, desk.now()) if rows <= FEW_ROWS else incidents
             out: list[Line] = []
             for incident in reversed(chosen):
-                out[:0] = of(incident)
+                lines = of(incident)
+                left = rows - len(out)
+                if out and left < len(lines) and left <= ORPHANS:
+                    return [EMPTY] * left + out
+                out[:0] = lines
                 if len(out) >= rows:
                     break
             return out[-rows:]

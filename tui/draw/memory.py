@@ -19,7 +19,7 @@ from tui.draw.history import Bounds, Sample, columns_of, graph, seconds_per_colu
 from tui.draw.line import EMPTY, Line, Span, clip, joined, line, width
 from tui.draw.steady import Steady, minutes, size_text
 from tui.glyphs import Glyphs
-from tui.plain import GIB, MIB, count, several
+from tui.plain import GIB, MIB, count, memory_state, several
 from tui.text import SafeText, one_line
 
 NO_ENGINE: Final = "no engine is loaded"
@@ -40,11 +40,18 @@ OWNERS: Final = (
     Owner("kv", "k", "KV cache", "owner.kv", "keys and values of every slot"),
     Owner("compute", "c", "compute", "owner.compute", "scratch space of one engine step"),
     Owner("context", "x", "runtime", "owner.context", "held by the engine's libraries"),
-    Owner("runner", "r", "runner", "text", "this program's background process"),
+    Owner("runner", "r", "runner", "owner.runner", "this program's background process"),
     Owner("other", "o", "others", "owner.other", "other programs and the rest"),
 )
 _BY_NAME: Final = {owner.name: owner for owner in OWNERS}
 _UNKNOWN: Final = _BY_NAME["other"]
+
+_STATES: Final = {
+    "": Span(""),
+    "ok": Span("ok", "ok"),
+    "warn": Span("warn", "warn"),
+    "critical": Span("CRITICAL", "error"),
+}
 
 
 class Holding(NamedTuple):
@@ -129,11 +136,7 @@ def state_of(device: DeviceReading) -> Span:
     """`ok`, `warn` or `CRITICAL`; nothing where no thresholds are known."""
     if not device.total:
         return Span("N/A", "dim")
-    if device.free < device.critical_free:
-        return Span("CRITICAL", "error")
-    if device.free < device.warn_free:
-        return Span("warn", "warn")
-    return Span("ok", "ok") if device.warn_free else Span("")
+    return _STATES[memory_state(device)]
 
 
 def holdings(device: DeviceReading) -> list[Holding]:
@@ -284,13 +287,15 @@ def long_legend(device: DeviceReading, columns: int) -> list[Line]:
     return rows
 
 
-def room_line(plan: SlotPlan | None, engine: EngineView) -> Line:
-    """`room for ~12 more slots of 2 048 tokens (~48 MiB each)`."""
+def room_line(plan: SlotPlan | None, engine: EngineView, columns: int = 120) -> Line:
+    """`room for ~12 more slots of 2 048 tokens (~48 MiB each)`; in few columns without what one takes."""
     if plan is None:
         why = engine_missing(engine) if engine.info is None else "the engine does not tell the size of its KV cache"
         return line(("room for more slots N/A: ", "text"), (why, "dim"))
     context = f" of {count(plan.context)} tokens" if plan.context else ""
-    return (*_more_slots(plan), Span(f"{context} (~{size_text(plan.slot_bytes)} each)"))
+    row = (*_more_slots(plan), Span(context))
+    each = f" (~{size_text(plan.slot_bytes)} each)"
+    return (*row, Span(each)) if width(row) + len(each) <= columns else row
 
 
 def _more_slots(plan: SlotPlan) -> Line:
@@ -412,7 +417,7 @@ def body(facts: Facts, columns: int, rows: int, glyphs: Glyphs, bounds: Bounds) 
         out += [EMPTY] * gap_before + _headline(device, plan, facts, glyphs) + [EMPTY] * gap_after
     out += full_legend
     if room and not large:
-        out.append(room_line(plan, facts.engine))
+        out.append(room_line(plan, facts.engine, columns - 1))
     if peak:
         out.append(peak_line(device, facts.now))
     if history:

@@ -106,7 +106,8 @@ def _low_water(facts: Facts, reading: Reading, device: DeviceReading) -> Line:
     if not points:
         return line("lowest free N/A")
     lowest = min(points, key=lambda point: point.free[at])
-    span = minutes(facts.now - points[0].t)
+    seconds = facts.now - points[0].t
+    span = minutes(seconds) if seconds >= 60 else "minute"
     return line("lowest free ", (size_text(lowest.free[at]), "bold"), f" at {clock(lowest.t)} (of the last {span})")
 
 
@@ -121,7 +122,7 @@ def _slots(facts: Facts, columns: int) -> list[Line]:
         return [*out, *_fact("engine", f"N/A: {engine_missing(engine)}", columns), *_fact("one slot", "N/A", columns)]
     stats = engine.stats
     slots = stats.slots or info.slots
-    what = f"{one_line(info.name)}, {several(count(slots), 'slot')}"
+    what = f"{one_line(info.name)}, {several(slots, 'slot')}"
     if info.context:
         what += f" of {count(info.context)} tokens"
     out += _fact("engine", what, columns)

@@ -155,6 +155,15 @@ def ended_row(request: RunningRequest, at: RequestColumns, glyphs: Glyphs, sign:
     return exact(parts, at.columns, glyphs)
 
 
+def above_row(row: RequestRow, at: RequestColumns, glyphs: Glyphs, sign: Sign) -> Line:
+    """Its place in the order of the file, of one that runs and stands with its figures on top."""
+    parts = _start("running", row.custom_id, at, glyphs, sign, dim=True)
+    _add(parts, at, at.line, _line(row.line, at, glyphs))
+    parts.append(Span(" " * at.gap))
+    parts.append(Span("in a slot: see the top of the list", "dim"))
+    return exact(parts, at.columns, glyphs)
+
+
 def absent_row(at: RequestColumns, glyphs: Glyphs, sign: Sign) -> Line:
     """The place of one that is not read yet."""
     lead = Span(glyphs.cursor if sign.cursor else " ", "bold")
@@ -217,14 +226,17 @@ def title_right(running: int, marked: int, fraction: float, note: str, glyphs: G
     return tuple(out)
 
 
-def _start(state: str, custom_id: str, at: RequestColumns, glyphs: Glyphs, sign: Sign) -> list[Span]:
+def _start(
+    state: str, custom_id: str, at: RequestColumns, glyphs: Glyphs, sign: Sign, *, dim: bool = False
+) -> list[Span]:
     word, style = WORDS.get(state, (foreign(state).upper(), "text"))
+    style = "dim" if dim else style
     return [
         Span(glyphs.cursor if sign.cursor else " ", "bold"),
-        Span(glyphs.mark if sign.marked else " ", "mark"),
+        Span(glyphs.mark, "mark") if sign.marked else Span(" "),
         Span(cell(word, _WORD, glyphs), style),
         Span(" "),
-        Span(name_cell(custom_id, at.name, glyphs), "dim" if state in ("waiting", "ended") else "text"),
+        Span(name_cell(custom_id, at.name, glyphs), "dim" if dim or state in ("waiting", "ended") else "text"),
     ]
 
 

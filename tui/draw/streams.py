@@ -31,6 +31,12 @@ BOX_ROWS: Final = 3
 
 MOST_NEW: Final = 999
 
+MOST_ROWS_DOWN: Final = 100_000
+"""To the end of a text that came from the files; one is at most two million characters long."""
+
+SOON: Final = 16
+"""So many tokens without a word are more than a piece of text on its way."""
+
 Name = tuple[str, str]
 """Job and custom_id."""
 
@@ -76,10 +82,14 @@ def choose_focus(
         return chosen
     if current is not None:
         transcript = transcripts.get(*current)
-        lingers = transcript is not None and (not running or not view.follow or _lingers(transcript, now))
+        # Where nothing runs it stays for as long as its job is the one that is looked at.
+        rests = not running and current[0] == view.job
+        lingers = transcript is not None and (rests or not view.follow or _lingers(transcript, now))
         if current in running or lingers:
             return current
-    return running[0] if running else None
+    if running:
+        return running[0]
+    return chosen if transcripts.get(*chosen) is not None else None  # the row under the cursor, for want of others
 
 
 def choose_wall(
@@ -149,7 +159,7 @@ def _sections(transcript: Transcript, channels: Channels) -> list[_Shown | _Miss
         if shown or several_choices or block.channel != Channel.ANSWER:
             words.append(_WORDS[block.channel])
         if block.first:
-            words.append(f"({several(count(block.first), 'earlier line')} left out)")
+            words.append(f"({several(block.first, 'earlier line')} left out)")
         shown.append(_Shown(block, " ".join(words)))
     if shown and transcript.may_lack_its_end:
         shown.append(_Missing())
@@ -232,16 +242,20 @@ def drawn(rows: Sequence[Row], columns: int, glyphs: Glyphs) -> list[Line]:
 
 def before_text(desk: Desk, request: RunningRequest | None, transcript: Transcript | None) -> str:
     """Why there is no text to see."""
+    tokens = f" ({several(request.generated, 'token')} so far)" if request is not None and request.generated else ""
     if transcript is not None and not transcript.empty:
+        over = transcript.ended is not None
         if desk.view.channels is Channels.ANSWER:
-            return "no answer yet: it is reasoning" if transcript.ended is None else "it ended without an answer"
-        return "no reasoning in this one"
+            return "it ended without an answer" if over else f"no answer yet: it is reasoning{tokens}"
+        return "it ended without reasoning" if over else f"no reasoning so far; c shows the answer{tokens}"
     if request is None:
         return "it has ended; its text is in the results" if transcript is not None else nothing_runs(desk)
+    if request.generated >= SOON:
+        return f"{several(request.generated, 'token')} so far, no text of them yet"
     if request.generated:
         return "its text arrives in a moment"
     if request.prompt_tokens:
-        return f"prefill: {several(count(request.prompt_tokens), 'token')} of prompt"
+        return f"prefill: {several(request.prompt_tokens, 'token')} of prompt"
     return "waiting for a slot"
 
 
@@ -342,7 +356,10 @@ class Streams:
         transcript = desk.transcripts.get(*self.focus)
         reader = self._reader(self.focus)
         if transcript is not None:
-            if desk.view.follow:
+            if transcript.from_files:
+                if reader.scroll.top is None:  # a whole text is read from its beginning
+                    reader.scroll.to_start(reader.pages(transcript, desk.view, columns))
+            elif desk.view.follow:
                 reader.scroll.follow()
             elif reader.scroll.follows:
                 reader.scroll.stay(reader.pages(transcript, desk.view, columns))
@@ -387,6 +404,8 @@ class Streams:
         name = fit(one_line(self.focus[1]), max(8, columns // 3), ellipsis=desk.glyphs.ellipsis)
         names = list(running_by_name(desk))
         place = f"{names.index(self.focus) + 1} of {len(names)}" if self.focus in names and columns >= 90 else ""
+        if self.focus[0] != desk.view.job and columns >= SHORT:  # the cursor is on a job that does not run
+            name += f" of {fit(one_line(self.focus[0]), max(8, columns // 5), ellipsis=desk.glyphs.ellipsis)}"
         shown = _ONLY.get(desk.view.channels, self._readers[self.focus].channel if self.focus in self._readers else "")
         return "  ".join(part for part in (name, place, shown if columns >= WORDY else "") if part)
 
@@ -399,6 +418,8 @@ class Streams:
         right = figures(request, transcript, columns)
         if request is None and transcript is not None and transcript.tokens is None and self._last is not None:
             right = joined([right, line(f"{count(self._last.generated)} tok" if self._last.generated else "")])
+        if transcript is not None and transcript.from_files:
+            return right
         if desk.view.follow:
             return joined([line(("FOLLOW", "ok")), right])
         reader = self._readers.get(self.focus)
@@ -425,6 +446,8 @@ class Streams:
             step = max(1, columns // 2)
             reader.left = max(0, reader.left + (-step if action == "left" else step))
             return True
+        if action == "bottom" and transcript.from_files:
+            action = "to_end"
         if action == "bottom":
             desk.view.follow = True
             reader.scroll.follow()
@@ -432,6 +455,7 @@ class Streams:
         pages = reader.pages(transcript, desk.view, columns)
         steps = {"up": -1, "down": 1, "half_up": -(rows // 2), "half_down": rows // 2, "page_up": 1 - rows}
         steps["page_down"] = rows - 1
+        steps["to_end"] = MOST_ROWS_DOWN
         if action == "top":
             reader.scroll.to_start(pages)
         elif action in steps:
@@ -439,7 +463,8 @@ class Streams:
             reader.scroll.move(pages, rows, by)
         else:
             return False
-        desk.view.follow = False
+        if not transcript.from_files:
+            desk.view.follow = False
         return True
 
     def _other(self, desk: Desk, step: int) -> bool:

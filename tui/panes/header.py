@@ -47,6 +47,8 @@ class Header(Pane, can_focus=False):
         return [drawn.header(facts, columns, ellipsis=desk.glyphs.ellipsis)]
 
     def _link_words(self, desk: Desk) -> str:
+        if desk.terminal.web:
+            return ""  # what goes to a browser is not counted
         now = desk.now()
         # A clock that was set back must not hold the figure for hours.
         if not 0 <= now - self._link_t < LINK_EVERY_S:

@@ -30,14 +30,21 @@ class KeyLine(Pane, can_focus=False):
         self._why_not: WhyNot = _no_reason
         self._notice: Notice | None = None
         self._where = where
+        self._pane = ""
 
-    def show(self, table: KeyTable, why_not: WhyNot, notice: Notice | None = None) -> None:
-        """What the row is made of from now on. `why_not` is asked at every redraw; a notice stays until None comes."""
-        self._table, self._why_not, self._notice = table, why_not, notice
+    def show(self, table: KeyTable, why_not: WhyNot, notice: Notice | None = None, *, pane: str = "") -> None:
+        """What the row is made of from now on. `why_not` is asked at every redraw; a notice stays until None comes.
+
+        `pane`: the name of the one in focus.
+        """
+        self._table, self._why_not, self._notice, self._pane = table, why_not, notice, pane
         if self.is_mounted:
             self.redraw()
 
     def rows(self, desk: Desk, columns: int, rows: int) -> list[Line]:
         del rows
         notice, cut = self._notice, desk.glyphs.ellipsis
-        return [key_line(self._table, self._why_not, columns, where=self._where, notice=notice, ellipsis=cut)]
+        row = key_line(
+            self._table, self._why_not, columns, where=self._where, pane=self._pane, notice=notice, ellipsis=cut
+        )
+        return [row]

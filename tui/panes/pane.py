@@ -12,7 +12,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.draw.line import EMPTY, Line, Span, clip, fill, width
+from tui.draw.line import EMPTY, Line, Span, clip, fill, line, width
 from tui.text import cells
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Pane(Widget, can_focus=True):
     def _fresh(self, size: Size) -> list[Line]:
         columns = self.body_columns
         cut = self.desk.glyphs.ellipsis
-        rows = self.rows(self.desk, columns, size.height)[: size.height]
+        rows = self._guarded(columns, size.height)[: size.height]
         lines = [fill(row, columns, ellipsis=cut) for row in rows]
         blank = fill(EMPTY, columns)
         lines.extend([blank] * (size.height - len(lines)))
@@ -122,6 +122,16 @@ class Pane(Widget, can_focus=True):
             rule = Span(self.desk.glyphs.vrule, "rule")
             lines = [(rule, *row) for row in lines]
         return lines
+
+    def _guarded(self, columns: int, rows: int) -> list[Line]:
+        try:
+            return self.rows(self.desk, columns, rows)
+        except Exception as error:  # one pane's fault must not take away the others, and with them the view of a run
+            failed = getattr(self.app, "pane_failed", None)
+            told = failed(self.NAME or type(self).__name__, error) if failed is not None else None
+            if told is None:
+                raise
+            return [line((told, "error"))]
 
     def render_line(self, y: int) -> Strip:
         if self._drawn_size != self.size:

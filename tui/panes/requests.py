@@ -110,6 +110,8 @@ class RequestsPane(ListPane):
             return draw.absent_row(at, glyphs, draw.Sign(here))
         sign = draw.Sign(here, row.custom_id in marks)
         live = self._live.get(row.custom_id)
+        if live is not None and self._places.find(row.custom_id) is not None:
+            return draw.above_row(row, at, glyphs, sign)  # the same figures twice would only be looked for twice
         if live is not None:
             return draw.running_row(live, at, glyphs, sign, now=now)
         return draw.rest_row(row, at, glyphs, sign)

@@ -155,8 +155,9 @@ class AddScreen(Dialog[AddChoice | None]):
         elif about:
             text = about
         else:
-            text = "enter queue  up down settings  pgdn problems  o other file  esc close"
-        self.query_one("#hint", Words).say(Text(one_line(text), no_wrap=True, overflow="crop"))
+            problems = "  pgdn problems" if self.query_one("#problems").display else ""
+            text = f"enter queue  up down settings{problems}  o other file  esc close"
+        self.query_one("#hint", Words).say(Text(one_line(text), no_wrap=True, overflow="ellipsis"))
 
     # --- what is read in the background -------------------------------------------------------------------------------
 
@@ -223,6 +224,8 @@ class AddScreen(Dialog[AddChoice | None]):
         box.display = bool(lines)
         box.query_one(Words).lines(lines)
         self.query_one(Tick).display = self._check.state != CheckState.GOOD
+        if isinstance(self.focused, Press):
+            self._hint()
         self._relabel()
 
     def _relabel(self) -> None:

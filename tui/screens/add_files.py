@@ -163,6 +163,8 @@ class FilePicker(Vertical):
         self._draw()
 
     def _draw(self, *, first: bool = False) -> None:
+        if not self.query(Rows):  # called later: the dialog has been closed meanwhile
+            return
         rows = self.query_one(Rows)
         columns = max(20, (rows.size.width or 76) - 1)
         desk = desk_of(self)
@@ -230,6 +232,8 @@ class FilePicker(Vertical):
             self.post_message(self.Chosen(entry))
 
     def action_complete(self) -> None:
+        if not self.query(Rows):  # its key comes before all others, also before there is anything to see
+            return
         typed = self._typed()
         text = completed(typed, self._found.entries, self._root)
         at = self.query_one(Rows).highlighted

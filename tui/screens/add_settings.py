@@ -181,7 +181,7 @@ class SettingsForm(Vertical):
             text = Text("this job only", look.style("info"))
         else:
             text = Text(one_line(job_settings.source(field, self.given)), look.style("dim"))
-        text.no_wrap, text.overflow = True, "crop"
+        text.no_wrap, text.overflow = True, "ellipsis"
         self.query_one(f"#from-{field.name}", Words).say(text)
 
     # --- keys ---------------------------------------------------------------------------------------------------------
@@ -196,6 +196,7 @@ class SettingsForm(Vertical):
         if (field := self._field_of(event.input)) is not None:
             self._draw(field)
             self.post_message(self.Changed(field.name))
+            self._explain(field)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter: a list where there is one, else the next row."""
@@ -224,5 +225,10 @@ class SettingsForm(Vertical):
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         field = self._field_of(event.widget)
         if field is not None:
-            more = "; enter: list" if field.name in ("model", "reasoning_effort") else ""
-            self.post_message(self.Focused(f"{field.help}: {field.rule}{more}"))
+            self._explain(field)
+
+    def _explain(self, field: FieldInfo) -> None:
+        """What the row is for; where its text can't be used, why, in full."""
+        more = "; enter: list" if field.name in ("model", "reasoning_effort") else ""
+        bad = job_settings.fault(field, self.query_one(f"#set-{field.name}", Field).value)
+        self.post_message(self.Focused(f"{field.name} {bad}" if bad else f"{field.help}: {field.rule}{more}"))

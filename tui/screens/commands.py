@@ -64,6 +64,8 @@ class CommandsScreen(Dialog[tuple[str, str] | None]):
     # --- the list -----------------------------------------------------------------------------------------------------
 
     def _list(self, typed: str) -> None:
+        if not self.query(Rows):  # called later: the dialog has been closed meanwhile
+            return
         rows = self.query_one(Rows)
         at = rows.highlighted
         found = matching(self._known, typed)
@@ -134,6 +136,8 @@ class CommandsScreen(Dialog[tuple[str, str] | None]):
         field.cursor_position = len(field.value)
 
     def action_complete(self) -> None:
+        if not self.query(Rows):  # its key comes before all others, also before there is anything to see
+            return
         if (entry := self._chosen()) is not None:
             self._fill(entry)
 

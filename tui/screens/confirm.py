@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from tui.text import SafeText, one_line
 
 
 class ConfirmScreen(Dialog[bool]):
-    """Dismisses True for yes. `ConfirmScreen(*tui.ledger.abort_job(job))`. Without a `yes` it only tells."""
+    """Dismisses True for yes. `ConfirmScreen(*tui.ledger.abort_jobs(jobs))`. Without a `yes` it only tells."""
 
     DEFAULT_CSS = """
     ConfirmScreen > .frame { max-width: 78; }
@@ -37,6 +38,7 @@ class ConfirmScreen(Dialog[bool]):
         self._said = "\n".join(lines)
         self._yes = yes
         self._no = no
+        self._shown = 0.0
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="frame"):
@@ -51,6 +53,7 @@ class ConfirmScreen(Dialog[bool]):
     def on_mount(self, event: Mount) -> None:
         super().on_mount(event)
         self._fit()
+        self._shown = time.monotonic()
         self.query_one("#no", Press).focus()
 
     def on_resize(self) -> None:
@@ -61,7 +64,7 @@ class ConfirmScreen(Dialog[bool]):
         self.query_one(VerticalScroll).styles.max_height = max(1, self.app.size.height - 6)
 
     def action_yes(self) -> None:
-        if self._yes:
+        if self._yes and self._heeded():
             self.dismiss(True)
 
     def action_close(self) -> None:
@@ -73,4 +76,11 @@ class ConfirmScreen(Dialog[bool]):
 
     def on_press_pressed(self, event: Press.Pressed) -> None:
         event.stop()
-        self.dismiss(event.press.id == "yes")
+        yes = event.press.id == "yes"
+        if not yes or self._heeded():
+            self.dismiss(yes)
+
+    def _heeded(self) -> bool:
+        """A yes that came before anybody could read the question, or in a pasted text, is none."""
+        heeds = getattr(self.app, "heeds", None)
+        return heeds is None or heeds(self._shown)

@@ -60,6 +60,8 @@ class HelpScreen(Dialog[None]):
         self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
+        if not self.query(Field):  # called later: the help has been closed meanwhile
+            return
         box = self.query_one(VerticalScroll)
         columns = (box.size.width or min(108, self.app.size.width - 4)) - 1  # the scrollbar's column
         lines = help_lines(self._table, self._where, self._why_not, columns, self.query_one(Field).value)

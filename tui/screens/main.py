@@ -135,7 +135,8 @@ class MainScreen(Screen[None], inherit_bindings=False):
         noticed = host.noticed
         keys = self.panes["keys"]
         if isinstance(keys, KeyLine):
-            keys.show(self._table, host.why_not, Notice(*noticed) if noticed is not None else None)
+            notice = Notice(*noticed) if noticed is not None else None
+            keys.show(self._table, host.why_not, notice, pane=self.in_focus)
         for pane in self.panes.values():
             if pane.display:
                 pane.redraw()

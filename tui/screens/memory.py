@@ -17,6 +17,7 @@ from tui.draw.memory import steadied
 from tui.draw.steady import Steady
 from tui.keys import MOVES, KeyTable, first
 from tui.panes.pane import Pane
+from tui.screens.parts import ClosesOnce
 
 if TYPE_CHECKING:
     from tui.desk import Desk
@@ -62,7 +63,7 @@ class MemoryTable(Pane):
             above, below = self._top > 0, self._top < self._last_top
             arrows = f"{glyphs.up if above else ' '}{glyphs.down if below else ' '}"
             right = line(arrows, " scroll  ", *right)
-        head = self.title(columns, "memory: who holds how much, and what still fits", right=right)
+        head = self.title(columns, "memory", note="who holds how much, and what still fits", right=right)
         return [head, *found[self._top : self._top + self._page]]
 
     def act(self, action: str) -> bool:
@@ -83,7 +84,7 @@ class MemoryTable(Pane):
         return True
 
 
-class MemoryScreen(ModalScreen[str | None]):
+class MemoryScreen(ClosesOnce[str | None], ModalScreen[str | None]):
     """Returns `ADD` when the key for adding a batch was pressed, else None."""
 
     DEFAULT_CSS = """

@@ -12,9 +12,10 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
@@ -22,12 +23,13 @@ from textual.widgets import Input, OptionList, Static
 from tui.desk import Desk
 from tui.draw.line import Line
 from tui.glyphs import Glyphs
-from tui.look import Look
+from tui.look import Look, as_cursor
 from tui.text import SafeText, one_line
 
 T = TypeVar("T")
 
-REVERSE = Style(reverse=True)
+MOST_TYPED = 4096
+"""Characters in a field, as long as a path may be: a book that was pasted would be measured at every key."""
 
 
 def desk_of(widget: Widget) -> Desk:
@@ -80,7 +82,7 @@ class Field(Input):
         self.cursor_blink = False
 
     def validate_value(self, value: str) -> str:
-        return one_line(value)
+        return SafeText(one_line(value)[:MOST_TYPED])
 
 
 class Press(Static, can_focus=True):
@@ -141,10 +143,17 @@ class Rows(OptionList):
         strip = super().render_line(y)
         if self.scroll_offset.y + y != self.highlighted:
             return strip
-        return Strip([Segment(text, (style or Style()) + REVERSE) for text, style, _ in strip], strip.cell_length)
+        return Strip([Segment(text, as_cursor(style or Style())) for text, style, _ in strip], strip.cell_length)
 
 
-class Dialog(ModalScreen[T]):
+class ClosesOnce(Screen[T]):
+    """Two keys in one go may both ask to close it: the second would take the screen below away, and end the program."""
+
+    def dismiss(self, result: T | None = None) -> AwaitComplete:
+        return super().dismiss(result) if self.is_current else AwaitComplete.nothing()
+
+
+class Dialog(ClosesOnce[T], ModalScreen[T]):
     """A frame in the middle of the screen. esc closes it, and so does q where no text is typed."""
 
     DEFAULT_CSS = """

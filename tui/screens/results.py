@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 import msgspec
 from textual import events
 from textual.app import ComposeResult
-from textual.screen import Screen
 
 from engine import client as clients
 from engine.errors import GptossError
@@ -28,6 +27,7 @@ from tui.draw.detail import Part, taken
 from tui.keys import MOVES, KeyTable
 from tui.notice import Level, Notice
 from tui.panes.keyline import KeyLine
+from tui.screens.parts import ClosesOnce
 from tui.screens.results_detail import ResultsDetail
 from tui.screens.results_list import ResultsList
 from tui.text import SafeText, one_line
@@ -69,7 +69,7 @@ class Browser(Protocol):
     async def detail(self, custom_id: str) -> Detail: ...
 
 
-class ResultsScreen(Screen[None], inherit_bindings=False):
+class ResultsScreen(ClosesOnce[None], inherit_bindings=False):
     """Requests of one job and what became of them."""
 
     DEFAULT_CSS = """
@@ -90,6 +90,8 @@ class ResultsScreen(Screen[None], inherit_bindings=False):
         self._table = table
         self._view = job if isinstance(job, JobView) else desk.mirror.jobs[job]
         self._first = custom_id
+        self._direct = bool(custom_id)
+        """One key led to the request, so one leads back."""
         self._actions = _lookup(table)
         self._tasks: set[asyncio.Task[None]] = set()
         self._paging = self._loading = self._exporting = False
@@ -101,6 +103,9 @@ class ResultsScreen(Screen[None], inherit_bindings=False):
         self._watched = ""  # custom_id that this screen put into the view, so that its text is streamed
         self._live: tuple[Detail, Hashable, Detail] | None = None
         self.list = ResultsList(self._view)
+        if custom_id and desk.view.job == self._view.id and desk.view.which is not Which.RUNNING:
+            self.list.which = desk.view.which  # it was chosen among these
+        self._began_with = self.list.which
         self.detail = ResultsDetail()
         self.foot = KeyLine(table, where="results")
 
@@ -304,6 +309,7 @@ class ResultsScreen(Screen[None], inherit_bindings=False):
                 self._back()
             case "pane_next" | "pane_previous":
                 (self.list if self.detail.has_focus else self.detail).focus()
+                self._direct = False
             case "find":
                 self._find()
             case "next":
@@ -336,6 +342,8 @@ class ResultsScreen(Screen[None], inherit_bindings=False):
         """For the last row: what means something here needs the request, and nothing else."""
         if action in ("copy", "save", "editor", "pager", "open", "channel") and not self.list.selected:
             return "no request is chosen"
+        if action == "open" and self.detail.has_focus:
+            return "the request is open"
         return None
 
     def _say(self, text: str, level: Level = "info") -> None:
@@ -349,9 +357,9 @@ class ResultsScreen(Screen[None], inherit_bindings=False):
         """The nearest thing that can be undone: the request, the search, the filter; then the screen."""
         if self.list.sought:
             self._look_at(self.list.which, "")
-        elif self.detail.has_focus:
+        elif self.detail.has_focus and not self._direct:
             self.list.focus()
-        elif self.list.which is not Which.ALL:
+        elif self.list.which not in (Which.ALL, self._began_with):
             self._look_at(Which.ALL, "")
         else:
             self.dismiss(None)

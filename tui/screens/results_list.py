@@ -92,8 +92,10 @@ class ResultsList(ListPane):
 
     @property
     def searching(self) -> bool:
-        """More may come: not all of the files has been read."""
-        return not self._only_running and (not self.window.known or self.window.fraction < 1)
+        """More may come: not all of the files has been read. What a job adds while it runs comes by itself."""
+        window = self.window
+        behind = window.fraction < 1 and not (window.caught_up and not self.sought)
+        return not self._only_running and (not window.known or behind)
 
     # --- the cursor ---------------------------------------------------------------------------------------------------
 
