@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from engine.errors import GptossError
+from engine.errors import CommandRefused, GptossError
 from engine.protocol import (
     AbortJob,
     AbortRequest,
@@ -23,6 +23,7 @@ from engine.protocol import (
     Submit,
 )
 from tui import can, ledger, plain
+from tui.notice import Level
 from tui.text import SafeText, one_line
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Orders:
             try:
                 replies.append(await self._app.link.command(command))
             except GptossError as error:
-                self._app.notice(one_line(error.text), "error")
+                self._app.notice(one_line(error.text), _level(error))
                 return
         sentences = list(dict.fromkeys(with_keys(reply.sentence) for reply in replies if reply.sentence))
         rest = f" (and {plain.count(len(sentences) - 1)} more)" if len(sentences) > 1 else ""
@@ -101,7 +102,7 @@ class Orders:
             try:
                 reply = await self._app.link.command(submit)
             except GptossError as error:
-                self._app.notice(one_line(error.text), "error")
+                self._app.notice(one_line(error.text), _level(error))
                 continue
             if reply.job:
                 self._app.desk.view.select_job(reply.job)
@@ -131,7 +132,7 @@ class Orders:
                 reply = await self._app.link.command(Resume(id=0, job=job.id))
             except GptossError as error:
                 if error.code != "FingerprintChanged":
-                    self._app.notice(one_line(error.text), "error")
+                    self._app.notice(one_line(error.text), _level(error))
                     continue
                 question = ledger.Question(
                     SafeText(f"Resume {one_line(job.id)} under other settings?"),
@@ -213,3 +214,8 @@ class Orders:
 
     def _stop_now(self) -> None:
         self._send([Stop(id=0)], done=lambda: self._app.leave(stopped=True))
+
+
+def _level(error: GptossError) -> Level:
+    """A refusal is the runner's answer and no fault: things stand differently than the key took them to."""
+    return "warn" if isinstance(error, CommandRefused) else "error"

@@ -110,6 +110,7 @@ def sent(it: Pty, seconds: float) -> float:
 def foreign(written: bytes) -> set[bytes]:
     """Steering bytes that are no part of what the program itself sends, with what is around them."""
     rest = OWN_SEQUENCES.sub(b"", written)
+    rest = re.sub(rb"\x1b[^a-zA-Z]*$", b"", rest)  # the last one is still on its way
     found = set(re.findall(rb"(?s).{0,9}[\x00-\x09\x0b\x0c\x0e-\x1f\x7f].{0,19}", rest))
     bidi = "[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9]"
     return found | {char.encode() for char in re.findall(bidi, rest.decode("utf-8", "replace"))}
