@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from engine.errors import RunnerUnreachable
 from engine.job import JobState
 from engine.protocol import Counts, Delta, Pause, Reply, RunningRequest, Snapshot, Text, WatchRequests
+from engine.record import RunRecord
 from engine.workspace import Workspace
 from tests.control_kit import Scripted, eventually, job, remove, scripted, short_folder, workspace_at
 from tests.tui_kit import make_desk
@@ -131,6 +133,28 @@ async def test_without_a_runner_and_without_leave_to_start_one_it_says_so_once()
             await screen.link.command(Pause(id=0, job="evals-1"))
         assert len(screen.notices) == 1
         assert screen.notices[0][1] == "error"
+        assert not screen.desk.link.connected
+        await screen.close()
+    finally:
+        remove(folder)
+
+
+async def test_without_a_runner_the_jobs_on_disk_are_shown() -> None:
+    folder = short_folder()
+    try:
+        workspace = workspace_at(folder)
+        record = RunRecord(
+            job="old-1",
+            state=JobState.RUNNING,
+            input_path="/x/old.jsonl",
+            created=1.0,
+            counts=Counts(total=5, succeeded=2, waiting=3),
+        )
+        workspace.run_folder("old-1").mkdir(parents=True)
+        (workspace.run_folder("old-1") / "run.json").write_bytes(msgspec.json.encode(record))
+        screen = Screen(workspace)
+        await eventually(lambda: "old-1" in screen.desk.mirror.jobs)
+        assert screen.desk.mirror.jobs["old-1"].state == JobState.INTERRUPTED
         assert not screen.desk.link.connected
         await screen.close()
     finally:

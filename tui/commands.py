@@ -439,13 +439,14 @@ async def validate(context: Context) -> int:
 
 def _validated(item: dict[str, object]) -> list[str]:
     by_code = item.get("errors_by_code")
+    errors, warnings = (msgspec.convert(item.get(name, 0), int) for name in ("errors", "warnings"))
     lines = [f"{one_line(str(item['notice']))}"] if item.get("notice") else []
     said = f"{item.get('good')} of {item.get('requests')} requests can run"
-    if item.get("warnings"):
-        said += f", {plain.several(item['warnings'], 'warning')}"
+    if warnings:
+        said += f", {plain.several(warnings, 'warning')}"
     lines.append(said)
-    if item.get("errors") and isinstance(by_code, dict):
-        lines.append(f"{plain.several(item['errors'], 'error')}: {report.code_counts(by_code)}")
+    if errors and isinstance(by_code, dict):
+        lines.append(f"{plain.several(errors, 'error')}: {report.code_counts(by_code)}")
     return lines
 
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from engine.client import Client, connect
+from engine.client import Client, connect, jobs_on_disk
 from engine.errors import GptossError, RunnerUnreachable
 from engine.protocol import Acknowledged, Command, Event, IncidentView, Reply, Snapshot, Text, WatchRequests
 from engine.workspace import Workspace
@@ -69,6 +69,7 @@ class RunnerLink:
                         self._log("connect", one_line(error.text), level="error")  # the notice may be cut, and goes
                         self._notice(one_line(error.text), "error")
                         self.first = False
+                        await self._show_disk()
                     await self._pause()
                     continue
                 since = time.monotonic()
@@ -78,6 +79,12 @@ class RunnerLink:
         finally:
             if self._client is not None:
                 await self._client.close()
+
+    async def _show_disk(self) -> None:
+        """Without a runner the files still tell which jobs there are and how they stand."""
+        jobs = await asyncio.to_thread(jobs_on_disk, self._workspace)
+        if jobs and not self.connected:
+            self._desk.mirror.take(Snapshot(seq=0, jobs=jobs))
 
     async def _reach(self) -> Client:
         # The first time, after a death (not too often), and when a key needs it; not after it left in order.
