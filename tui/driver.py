@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from textual import events
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.geometry import Size
 from textual.message import Message
 
 from tui.pasted import Pastes
@@ -148,6 +149,8 @@ class SteadyDriver(LinuxDriver):
         self._running = False
         self._patience_end = time.monotonic() + CLOSE_S
         super().start_application_mode()
+        # Textual's handler runs inside itself when sizes come faster than it ends; the loop takes one after another.
+        self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
         self._running = True
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hang-up is ignored
@@ -156,7 +159,12 @@ class SteadyDriver(LinuxDriver):
     def stop_application_mode(self) -> None:
         self._running = False
         self._patience_end = time.monotonic() + CLOSE_S
+        self._loop.remove_signal_handler(signal.SIGWINCH)
         super().stop_application_mode()
+
+    def _resized(self) -> None:
+        size = Size(*self._get_terminal_size())
+        self.send_message(events.Resize(size, size))
 
     def _told_to_end(self, number: int, frame: FrameType | None) -> None:
         """Leave in order: the terminal gets its modes back. By force where that takes too long."""
