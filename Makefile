@@ -11,7 +11,7 @@ help:
 	@echo "make demo     open the program with batches/demo_10.jsonl on the embedded model"
 	@echo "make test     all tests"
 	@echo "make check    lint, types, import rules"
-	@echo "make soak     the kill -9 loop with 1000 rounds (long)"
+	@echo "make soak     the kill -9 loop with 1000 rounds, a terminal that stalls for 60 s (long)"
 	@echo "make clean    remove .venv and caches"
 
 install: $(STAMP)
