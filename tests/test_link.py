@@ -196,7 +196,7 @@ class Runner:
         self.alive = False
 
 
-class Workplace:
+class Stage:
     """Runners that come when they are started, and a clock that goes when it is told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, parted: bool) -> None:
@@ -225,7 +225,7 @@ class Workplace:
 
 
 async def test_a_runner_that_died_is_started_again_but_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Workplace(monkeypatch, parted=False)
+    place = Stage(monkeypatch, parted=False)
     try:
         await eventually(lambda: place.screen.connected == 1)
         assert place.asked == [True]
@@ -239,7 +239,7 @@ async def test_a_runner_that_died_is_started_again_but_not_too_often(monkeypatch
 
 
 async def test_a_runner_that_left_in_order_comes_back_for_a_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Workplace(monkeypatch, parted=True)
+    place = Stage(monkeypatch, parted=True)
     try:
         await eventually(lambda: place.screen.connected == 1)
         await place.screen.link.watch(WatchRequests(id=0, job="evals-1", auto=3))
