@@ -1,6 +1,6 @@
 """What the screen costs a terminal: bytes and CPU while 1,500 tokens a second stream, idle, keys, first paint.
 
-    python benchmarks/terminal.py [--quick] [--json]
+    python -m benchmarks.terminal [--quick] [--json]
 
 The real program in a PTY whose every byte is counted, against a runner double on a real socket that generates at an
 exact rate and tells what the real runner tells, as often. Idle and first paint are measured with the real runner.
@@ -24,11 +24,10 @@ from typing import NamedTuple
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from engine.workspace import Workspace
+from tests.pty_kit import Pty
 
-from engine.workspace import Workspace  # noqa: E402 - the folder must be known first
-from tests.pty_kit import Pty  # noqa: E402 - as above
+ROOT = Path(__file__).resolve().parents[1]
 
 RATE = 1500
 REQUESTS = 16

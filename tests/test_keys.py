@@ -13,7 +13,7 @@ from tests.tui_kit import text_of
 from tui.draw.line import width
 from tui.keys import GROUPS, KEYS, MOVES, PANES, KeyTable, shown
 from tui.keys_doc import help_lines, markdown, wrapped
-from tui.palette import ARGUMENTS, Choice, choose, entries, matching, unknown
+from tui.palette import ARGUMENTS, Choice, Entry, choose, entries, matching, unknown
 
 ROOT = Path(__file__).parents[1]
 ACTIONS = {key.action for key in KEYS}
@@ -111,7 +111,7 @@ def test_docs_have_every_key() -> None:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def known(where: str = "main", blocked: str = "") -> list:  # type: ignore[type-arg]  # of palette.Entry
+def known(where: str = "main", blocked: str = "") -> list[Entry]:
     return entries(KeyTable(), where, lambda action: "nothing runs" if action == blocked else None)
 
 
@@ -124,7 +124,7 @@ def test_every_action_is_a_command() -> None:
 
 
 @pytest.mark.parametrize("entry", known(), ids=lambda entry: entry.name)
-def test_a_full_name_finds_its_command_first(entry) -> None:  # type: ignore[no-untyped-def]  # a parameter
+def test_a_full_name_finds_its_command_first(entry: Entry) -> None:
     assert matching(known(), entry.name)[0].action == entry.action
 
 

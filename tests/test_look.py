@@ -29,10 +29,11 @@ their word in the legend."""
 
 
 def theme(palette: str, *, light: bool) -> TerminalTheme:
-    rgb = [tuple(bytes.fromhex(part)) for part in PALETTES[palette].split()]
+    parts = [bytes.fromhex(part) for part in PALETTES[palette].split()]
+    rgb = [(red, green, blue) for red, green, blue in parts]
     black, white = (0, 0, 0), (255, 255, 255)
     ground, text = (white, black) if light else (black, white)
-    return TerminalTheme(ground, text, rgb[:8], rgb[8:])  # type: ignore[arg-type]  # triples
+    return TerminalTheme(ground, text, rgb[:8], rgb[8:])
 
 
 def luminance(rgb: tuple[int, int, int]) -> float:

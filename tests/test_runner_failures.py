@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -48,10 +49,10 @@ async def test_errors_of_model_and_engine_are_named(tmp_path: Path) -> None:
         assert (record.failure, "no model in it" in record.sentence) == ("LoadFailed", True)
         resolve = d.runner.resolve_model
 
-        def absent(_: str | None) -> None:
+        def absent(_: str | None) -> NoReturn:
             raise ModelNotFound("no model 'x'", advice="Look at models/.")
 
-        d.runner.resolve_model = absent  # type: ignore[assignment]  # of the test
+        d.runner.resolve_model = absent
         record = await d.rests(await d.submit(path))
         assert (record.failure, record.sentence) == ("ModelNotFound", "no model 'x'. Look at models/.")
         d.runner.resolve_model = resolve

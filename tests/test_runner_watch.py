@@ -133,7 +133,10 @@ async def test_the_engine_is_told_of_four_times_a_second_and_not_when_nothing_ch
         before, begun = _told(d), asyncio.get_running_loop().time()
         await d.until(lambda: _told(d) - before >= 8)
         assert _told(d) - before <= 4.5 * (asyncio.get_running_loop().time() - begun) + 1
-        points = lambda: [e.point for e in d.events if isinstance(e, Measured)]  # noqa: E731 - a name for one line
+
+        def points() -> list[protocol.HistoryPoint]:
+            return [e.point for e in d.events if isinstance(e, Measured)]
+
         await d.until(lambda: any(p.decode for p in points()))
         assert points()[-1].running == 1
         await d.command(protocol.AbortJob, job=job)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -38,11 +39,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path, **options: object) -> AsyncIterator[Served]:
+async def served(folder: Path, **options: Any) -> AsyncIterator[Served]:
     said, noted = io.StringIO(), io.StringIO()
-    task = asyncio.create_task(
-        web.serve(Workspace.at(folder), Console(said, noted), port=0, **options)  # type: ignore[arg-type]  # a test's own
-    )
+    task = asyncio.create_task(web.serve(Workspace.at(folder), Console(said, noted), port=0, **options))
     async with asyncio.timeout(PATIENCE_S):
         while "Ctrl-C" not in said.getvalue():
             if task.done():

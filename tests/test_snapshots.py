@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from textual.pilot import Pilot
@@ -27,6 +27,7 @@ from tests.results_kit import Run
 from tests.tui_kit import NOW, ram, reading, snapshot
 from tools.svg import picture_of
 from tui.app import GptossApp
+from tui.browser import Browser as RealBrowser
 from tui.look import LIGHT, STYLES, grounds
 from tui.remote import Terminal
 from tui.screens.add import AddScreen
@@ -59,7 +60,7 @@ class Still(GptossApp):
     def __init__(self, workspace: Workspace, terminal: Terminal, facts: Snapshot) -> None:
         super().__init__(workspace, terminal, start=False)
         self.link.run = self._no_link
-        self.browser = Browser(total=10_000)  # type: ignore[assignment]  # answers as the real one
+        self.browser = cast("RealBrowser", Browser(total=10_000))  # it answers as the real one
         self._facts = facts
         desk = self.desk
         desk.now = lambda: NOW
@@ -195,13 +196,13 @@ def test_add(snap_compare: Compare, tmp_path: Path, keys: list[str]) -> None:
     assert snap_compare(app, terminal_size=(80, 24), run_before=go)
 
 
-async def test_the_other_theme_has_other_colours_at_once(tmp_path: Path) -> None:
+async def test_the_other_theme_has_other_colours_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = still(tmp_path, Terminal(web=True))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         written: list[str] = []
         assert app._driver is not None
-        app._driver.write = written.append  # type: ignore[method-assign]  # a test listens in
+        monkeypatch.setattr(app._driver, "write", written.append)
         for theme, style in (("light", LIGHT["rule.focus"]), ("dark", STYLES["rule.focus"])):
             await pilot.press("T")
             await settled(pilot)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,9 +71,9 @@ def gpu(free: float, peak: float = 10.0) -> DeviceReading:
 class Watched:
     """A mirror and the lines made of it."""
 
-    def __init__(self, **facts: object) -> None:
+    def __init__(self, **facts: Any) -> None:
         self.lines = Lines()
-        self.mirror = Mirror(Snapshot(seq=0, **facts))  # type: ignore[arg-type]  # a test's own keywords
+        self.mirror = Mirror(Snapshot(seq=0, **facts))
         self.opening = list(self.lines.opening(self.mirror, WELCOME, now=0.0, wall=1060.0))
 
     def take(self, event: Event) -> list[str]:

@@ -278,13 +278,15 @@ class SteadyDriver(LinuxDriver):
 
     def _feed(self, parser: XTermParser, text: str) -> XTermParser:
         """The parser for what comes next: another one where this stumbled."""
+        read: list[Message] = []
         try:
             for event in parser.feed(text) if text else ():  # "" would be the end for it
-                self.process_message(event)
-            for event in parser.tick():
-                self.process_message(event)
-        except Exception:  # noqa: BLE001  # anybody's bytes, and a parser that raises what it likes: the rest of these keys is lost
-            return XTermParser(self._debug)
+                read.append(event)  # noqa: PERF402 - what was read before a stumble counts
+            read.extend(parser.tick())
+        except Exception:  # noqa: BLE001 - anybody's bytes, and a parser that raises what it likes: the rest is lost
+            parser = XTermParser(self._debug)
+        for event in read:
+            self.process_message(event)
         return parser
 
     def process_message(self, message: Message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import TypeVar
 
 from engine.protocol import (
     HISTORY_S,
@@ -25,6 +26,8 @@ from engine.protocol import (
 )
 
 KEPT_INCIDENTS = 1000
+
+_T = TypeVar("_T")
 
 
 class Mirror:
@@ -74,7 +77,7 @@ class Mirror:
             self.saved[job.id] = self.saved.get(job.id, 0) + 1  # unknown how many: look again
 
     @staticmethod
-    def _refill(kept: deque, items: Iterable) -> None:  # type: ignore[type-arg]  # one helper for two kinds
+    def _refill(kept: deque[_T], items: Iterable[_T]) -> None:
         kept.clear()
         kept.extend(items)
 

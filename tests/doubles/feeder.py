@@ -250,12 +250,12 @@ class Feeder:
         return frozenset([*named, *sorted(self.flights)[: watch.auto]])
 
     async def handle(self, command: Command) -> Reply:
-        states = {
+        states: dict[type, JobState] = {
             protocol.Pause: JobState.PAUSED,
             protocol.Resume: JobState.RUNNING,
             protocol.AbortJob: JobState.ABORTED,
         }
-        if (state := states.get(type(command))) is not None:  # type: ignore[arg-type]  # others are not in the table
+        if (state := states.get(type(command))) is not None:
             self.job = replace(self.job, state=state, sentence=f"{state} by a person{self.extra}")
             self.control.publish(protocol.JobChanged(seq=0, job=self.job))
         elif isinstance(command, protocol.Stop):
