@@ -116,5 +116,8 @@ def foreign(written: bytes) -> set[bytes]:
     return found | {char.encode() for char in re.findall(bidi, rest.decode("utf-8", "replace"))}
 
 
-OWN_SEQUENCES = re.compile(rb"\x1b(\[[0-9;?<=>$ ]*[@-~]|\]22;[a-z]*\x07|[=>78M])")
-"""What the program itself sends: CSI, and the shape of the mouse pointer."""
+OWN_SEQUENCES = re.compile(
+    rb"\x1b(\[[0-9;?<=>$ ]*[@-~]|\]22;[a-z]*\x07|\]52;c;(?!T1dORUQ=)[A-Za-z0-9+/=]*\x07|[=>78M])"
+)
+"""What the program itself sends: CSI, the shape of the mouse pointer, and a copy that `y` asked for (never the payload
+that the hostile texts carry)."""
